@@ -1,0 +1,66 @@
+# Everything a newcomer and CI run. `make help` lists the targets; each sets up what it needs in .venv by itself.
+#
+#   PYTHON=python3.12              the interpreter the environment is made with (3.11 or newer)
+#   PIP_OPTIONS="..."              options for every `pip install`, e.g. an index of your own
+#   PIP_TORCH_OPTIONS="..."        options for installing torch only, e.g. for the build without CUDA:
+#                                  --index-url https://download.pytorch.org/whl/cpu
+#   PYTEST_OPTIONS="..."           options for `make test`, e.g. "-k store -x"
+
+PYTHON ?= python3
+PIP_OPTIONS ?=
+PIP_TORCH_OPTIONS ?=
+PYTEST_OPTIONS ?=
+
+BIN := .venv/bin
+# -qq: errors only. `PIP_OPTIONS=-vv` shows everything again.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 18
+
+demo: .venv/.demo-installed  ## collect, train, evaluate with the shipped model: minutes on two CPU cores
+	@$(BIN)/arts demo
+
+test: .venv/.dev-installed  ## the tests: CPU, no network, minutes
+	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+check: .venv/.dev-installed  ## what CI runs besides the tests: format, lint, types, imports, docs, wheel
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_docs.py tests/test_imports.py
+	$(BIN)/python -m pytest -q -m wheel tests/test_wheel.py
+
+format: .venv/.dev-installed  ## rewrite the code in our format, and fix what the linter can fix
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and caches; runs/ is kept
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find arts tests recipes -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp is written after its installation succeeded, so a broken one is taken up again.
+.venv/.torch-installed: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "ARTS needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	  echo "Name another one: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up .venv: torch (the CUDA build is large: PIP_TORCH_OPTIONS in the Makefile has the small one) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+# Alone and without dependencies: an index that has only torch must do. The next step adds what is missing.
+	@$(PIP_INSTALL) $(PIP_OPTIONS) $(PIP_TORCH_OPTIONS) --no-deps torch
+	@touch $@
+
+.venv/.demo-installed: pyproject.toml .venv/.torch-installed
+	@echo "Setting up .venv: ARTS and its libraries ..."
+	@$(PIP_INSTALL) $(PIP_OPTIONS) -e ".[local,report]"
+	@touch $@
+
+.venv/.dev-installed: .venv/.demo-installed
+	@echo "Setting up .venv: tools for tests and checks ..."
+	@$(PIP_INSTALL) $(PIP_OPTIONS) -e ".[local,report,dev]"
+	@touch $@

@@ -1,0 +1,5 @@
+"""`python -m arts` is the same as `arts`."""
+
+from arts.cli import main
+
+main()

@@ -1,0 +1,308 @@
+"""The command line: a thin layer over the public calls. Models are imported inside commands, so `--help` is quick.
+
+A user's mistake ends with one sentence on standard error and exit status 2.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from arts.build import LOCAL_HINT
+
+if TYPE_CHECKING:
+    from arts.protocols import ScoredTrees
+    from arts.tree import ReasoningTree
+
+app = typer.Typer(
+    help="Make a frozen language model better at problems whose answers can be checked.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,  # rich would double the time that --help takes
+)
+
+TASK = Annotated[str, typer.Option("--task", help="countdown, countdown:N (N numbers, 3 to 6) or toy")]
+PROPOSER = Annotated[str, typer.Option("--proposer", help="countdown (shipped), hf:FOLDER, or table (toy task)")]
+VERIFIER = Annotated[str, typer.Option("--verifier", help="countdown (shipped) or a folder written by `arts train`")]
+DEVICE = Annotated[str, typer.Option(help="where models run: cpu, cuda, cuda:1, ...")]
+THREADS = Annotated[int, typer.Option(min=1, help="torch threads; more than one rarely helps on a CPU")]
+BASE = Annotated[str | None, typer.Option("--backbone", help="base model of a LoRA verifier, which does not carry it")]
+
+
+@app.command("collect")
+def collect_command(
+    out: Annotated[Path, typer.Option(help="folder of the collection; an interrupted run there goes on")],
+    task: TASK = "countdown",
+    proposer: PROPOSER = "countdown",
+    num_problems: Annotated[int, typer.Option(help="problems to draw trees for")] = 500,
+    first_problem: Annotated[int, typer.Option(help="place in the stream of problems to start at")] = 0,
+    num_samples: Annotated[int, typer.Option(help="main trajectories a problem, N")] = 16,
+    split: Annotated[str, typer.Option(help="train, validation or test; they never share a problem")] = "train",
+    pivots: Annotated[str, typer.Option(help="where forks start: auto, node, trajectory, none (a plain pool)")] = "auto",
+    fork_probability: Annotated[float, typer.Option(help="chance of an inner step to be a pivot, for `node`")] = 0.5,
+    forks_inside: Annotated[bool, typer.Option(help="trunks and forks together stay within N")] = False,
+    merge: Annotated[bool, typer.Option(help="make equal steps below one parent one counted node")] = True,
+    temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="nucleus sampling mass")] = 1.0,
+    max_new_tokens: Annotated[int | None, typer.Option(help="limit of one solution; default: the task's")] = None,
+    block_size: Annotated[int, typer.Option(help="problems drawn in one batch")] = 64,
+    seed: int = 0,
+    device: DEVICE = "cpu",
+    threads: THREADS = 1,
+) -> None:
+    """Sample a model's reasoning as trees (Sparse Deep Fork)."""
+    from arts.build import about, build_proposer, build_task
+    from arts.collect import CollectSettings, Progress, collect, fork_cost
+    from arts.console import progress
+
+    chosen_task = build_task(task)
+    settings = CollectSettings(
+        split=_choice("split", split, ("train", "validation", "test")),  # type: ignore[arg-type]
+        num_problems=num_problems,
+        first_problem=first_problem,
+        num_samples=num_samples,
+        pivots=_choice("pivots", pivots, ("auto", "node", "trajectory", "none")),  # type: ignore[arg-type]
+        fork_probability=fork_probability,
+        forks_inside=forks_inside,
+        merge=merge,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        block_size=block_size,
+    )
+    _use_threads(threads, needed=proposer != "table")
+    chosen_proposer = build_proposer(proposer, chosen_task, temperature=temperature, top_p=top_p, device=device)
+    with progress("collecting trees", num_problems) as tell:
+
+        def watch(state: Progress) -> None:
+            tell(state.done, f"{state.generated_tokens:,} tokens")
+
+        made = about() | {"command": sys.argv, "proposer": proposer}
+        collection = collect(chosen_task, chosen_proposer, settings, out, about=made, watch=watch)
+    cost = fork_cost(collection.trees())
+    print(
+        f"{out}: {num_problems} trees; {cost.trunk_tokens:,} tokens in main trajectories, {cost.fork_tokens:,} in forks: "
+        f"{cost.ratio:.2f} N (the paper's budget is 1.5 N)"
+    )
+
+
+@app.command("train")
+def train_command(
+    trees: Annotated[list[Path], typer.Argument(help="collections to train on")],
+    out: Annotated[Path, typer.Option(help="folder of the verifier; an interrupted run there goes on")],
+    backbone: Annotated[str, typer.Option(help="countdown (shipped) or hf:FOLDER")] = "countdown",
+    tuning: Annotated[str, typer.Option(help="lora, or full for backbones of a few million weights")] = "",
+    target: Annotated[str, typer.Option(help="RFM's sum over children: monte_carlo or bootstrap")] = "monte_carlo",
+    stop_gradient: Annotated[bool, typer.Option(help="of the bootstrapped target")] = True,
+    leaf_weight: Annotated[float, typer.Option(help="weight of the leaf loss")] = 1.0,
+    reward_right: Annotated[float, typer.Option(help="R of a right answer")] = 10.0,
+    reward_wrong: Annotated[float, typer.Option(help="R of a wrong one, above 0")] = 0.1,
+    epochs: int = 2,
+    batch_trees: Annotated[int, typer.Option(help="problems a step")] = 16,
+    learning_rate: Annotated[float | None, typer.Option(help="peak; default: by tuning and size")] = None,
+    patience: Annotated[int, typer.Option(help="evaluations without progress before it stops")] = 6,
+    validation_share: Annotated[float, typer.Option(help="of the problems, kept from training")] = 0.05,
+    seed: int = 0,
+    device: DEVICE = "cpu",
+    threads: THREADS = 1,
+) -> None:
+    """Train a flow verifier on collected trees (Reasoning Flow Matching)."""
+    from itertools import chain
+
+    from arts.build import build_new_verifier
+    from arts.console import progress
+    from arts.store import open_collection
+
+    collections = [open_collection(folder) for folder in trees]
+    for collection in collections:
+        if not collection.finished_shards():
+            raise ValueError(f"{str(collection.folder)!r} holds no finished trees; run its `arts collect` command again")
+    _use_threads(threads)
+    from arts.verifier.model import VerifierSettings
+    from arts.verifier.objectives import RewardSettings, RFMSettings
+    from arts.verifier.train import TrainProgress, TrainSettings, train
+
+    settings = TrainSettings(
+        objective=RFMSettings(
+            target=_choice("target", target, ("monte_carlo", "bootstrap")),  # type: ignore[arg-type]
+            stop_gradient=stop_gradient,
+            leaf_weight=leaf_weight,
+        ),
+        rewards=RewardSettings(right=reward_right, wrong=reward_wrong),
+        num_epochs=epochs,
+        batch_trees=batch_trees,
+        learning_rate=learning_rate,
+        patience=patience,
+        validation_share=validation_share,
+        seed=seed,
+    )
+    shape = VerifierSettings(tuning=tuning or ("full" if backbone == "countdown" else "lora"))
+    verifier = build_new_verifier(backbone, shape, device=device, seed=seed)
+    print("packing trees …", file=sys.stderr)
+    with progress("training", 1000) as tell:
+        note = ""
+
+        def watch(state: TrainProgress) -> None:
+            nonlocal note
+            if state.validation is not None:
+                note = f"validation loss {state.validation.loss:.3f}, picks right {state.validation.picked_right:.1%}"
+            tell(round(1000 * state.step / state.num_steps), f"step {state.step} loss {state.loss:.3f} {note}")
+
+        result = train(verifier, chain.from_iterable(c.trees() for c in collections), settings, out, watch=watch)
+    print(
+        f"{out}: trained on {result.num_trained_trees} trees in {result.num_steps} steps, {result.seconds:.0f} s; "
+        f"validation ({result.num_validation_trees} problems): loss {result.best.loss:.3f}, "
+        f"best-of-N picks right {result.best.picked_right:.1%}"
+    )
+    if result.skipped_batches:
+        print(f"{result.skipped_batches} batches were left out: their loss or gradient was not finite")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    trees: Annotated[Path, typer.Option(help="collection to choose from: collect it with --split test --pivots none")],
+    out: Annotated[Path, typer.Option(help="folder for results.json and report.html")],
+    verifier: Annotated[
+        list[str] | None, typer.Option(help="countdown, a folder, or NAME=FOLDER; repeat to compare several")
+    ] = None,
+    backbone: BASE = None,
+    report: Annotated[bool, typer.Option(help="write report.html too (needs matplotlib)")] = True,
+    seed: int = 0,
+    device: DEVICE = "cpu",
+    threads: THREADS = 1,
+) -> None:
+    """Compare ways to choose: random pick, majority, ARTS, flow-weighted vote, oracle."""
+    import time
+
+    from arts.build import build_task
+    from arts.evaluate.report import write_report
+    from arts.evaluate.run import evaluate_trees, write_results
+    from arts.evaluate.table import print_table
+    from arts.store import load_trees, open_collection
+
+    started = time.monotonic()
+    task = build_task(str(open_collection(trees).header["task"]))
+    pool = load_trees(trees)
+    scored = {
+        name: _score(pool, folder, backbone, device, threads, title=f"scoring with {name}")
+        for name, folder in _named_verifiers(verifier or [])
+    }
+    evaluation = evaluate_trees(
+        pool,
+        scored,
+        difficulty=task.difficulty,
+        command=sys.argv,
+        seed=seed,
+        wall_s=round(time.monotonic() - started, 1),
+    )
+    from rich.console import Console
+
+    print_table(evaluation, Console())
+    print(f"results: {write_results(evaluation, out)}")
+    if report:
+        shown = next(iter(scored.values())).trees if scored else pool
+        print(f"report:  {write_report(evaluation, shown, out)}")
+
+
+@app.command("solve")
+def solve_command(
+    problem: Annotated[str, typer.Argument(help='for Countdown: "3 5 7 11 > 24"')],
+    task: TASK = "countdown",
+    proposer: PROPOSER = "countdown",
+    verifier: VERIFIER = "countdown",
+    backbone: BASE = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="solutions to draw and choose from")] = 16,
+    temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="nucleus sampling mass")] = 1.0,
+    show_tree: Annotated[bool, typer.Option(help="draw all the solutions as a tree")] = False,
+    seed: int = 0,
+    device: DEVICE = "cpu",
+    threads: THREADS = 1,
+) -> None:
+    """Solve one problem: draw solutions, choose the one with the highest flow, check it."""
+    from arts.build import build_proposer, build_task, build_verifier
+    from arts.solve import solve
+
+    chosen_task = build_task(task)
+    parsed = chosen_task.parse(problem)
+    _use_threads(threads)
+    from arts.verifier.scorer import FlowScorer
+
+    chosen_proposer = build_proposer(proposer, chosen_task, temperature=temperature, top_p=top_p, device=device)
+    scorer = FlowScorer(build_verifier(verifier, base=backbone, device=device))
+    solution = solve(chosen_task, chosen_proposer, scorer, parsed, num_samples=num_samples, seed=seed)
+    print("\n".join(solution.lines()))
+    if show_tree:
+        from arts.tree import draw_tree
+
+        print("\n".join(draw_tree(solution.tree)))
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option(help="folder of the demo; emptied first")] = Path("runs/demo"),
+    seed: int = 0,
+) -> None:
+    """The whole of ARTS in under three minutes: collect trees, train a verifier, choose on problems never seen."""
+    _use_threads(1)
+    from arts.demo import run_demo
+
+    run_demo(out, seed=seed)
+
+
+def main() -> None:
+    """Entry point of `arts` and `python -m arts`."""
+    try:
+        app()
+    except (ValueError, FloatingPointError) as error:
+        if os.environ.get("ARTS_DEBUG"):
+            raise
+        print(f"arts: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if os.environ.get("ARTS_DEBUG") or error.name not in ("torch", "transformers", "peft", "safetensors"):
+            raise
+        print(f"arts: {LOCAL_HINT}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("arts: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"--{name} is {value!r}; allowed are {', '.join(allowed)}")
+    return value
+
+
+def _named_verifiers(verifiers: list[str]) -> list[tuple[str, str]]:
+    """(selector name, folder): NAME=FOLDER as given, the first plain one `arts`, others by their folder's name."""
+    named = []
+    for position, value in enumerate(verifiers):
+        name, equals, folder = value.partition("=")
+        named.append((name, folder) if equals else ("arts" if position == 0 else f"arts_{Path(value).name}", value))
+    return named
+
+
+def _score(
+    pool: "list[ReasoningTree]", folder: str, base: str | None, device: str, threads: int, *, title: str
+) -> "ScoredTrees":
+    _use_threads(threads)
+    from arts.build import build_verifier
+    from arts.verifier.scorer import FlowScorer, score_with_progress
+
+    return score_with_progress(FlowScorer(build_verifier(folder, base=base, device=device)), pool, title)
+
+
+def _use_threads(num_threads: int, *, needed: bool = True) -> None:
+    """Set the number of threads before torch starts any."""
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if needed:
+        from arts.lm.load import quiet, use_threads
+
+        use_threads(num_threads)
+        quiet()

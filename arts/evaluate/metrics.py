@@ -1,0 +1,232 @@
+"""Accuracy of choosing one of k draws, as exact expectations over the draws, and paired bootstrap intervals.
+
+Works on arrays read from the trunks of trees; forks do not count. Knows no verifier, file or page. A *selector* is a
+way to choose; its value at k is the chance that its choice is right when it sees k of the N draws of a problem, every
+k-subset being as likely. So best-of-1, 2, 4, ... all come from the same N draws, and none of them is one lucky coin.
+
+Shape suffixes: P problems, N draws of a problem, S subsets of the draws, A distinct answers of a problem, B resamples.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arts.tree import Node, ReasoningTree
+
+MAX_SUBSETS = 200  # votes are averaged over all k-subsets up to this many, over this many seeded ones beyond
+NUM_RESAMPLES = 2000
+CONFIDENCE = 0.95
+MAX_RARE = 2  # a problem is rare when 1 or 2 of its N draws are right (the paper's subset)
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What the checker says of every draw. An unfinished draw is no answer: wrong, and without a vote."""
+
+    finished_PN: Bools
+    correct_PN: Bools
+    answer_PN: Ints
+    "number of the draw's answer inside its problem, by first appearance; -1 takes no part in votes"
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.correct_PN[0])
+
+    @property
+    def num_correct_P(self) -> Ints:
+        return np.asarray(self.correct_PN.sum(axis=1), dtype=np.int64)
+
+    @property
+    def rare_P(self) -> Bools:
+        return (self.num_correct_P >= 1) & (self.num_correct_P <= MAX_RARE)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A rate or a difference of rates with its interval; all None where it is undefined (nothing to divide by)."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def to_json(self) -> dict[str, float | None]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def trunk_leaves(tree: ReasoningTree) -> list[Node]:
+    """The last node of each draw, in the order of drawing; repeated where equal draws were merged."""
+    return [tree.nodes[leaf] for leaf in tree.trunks]
+
+
+def read_draws(trees: Sequence[ReasoningTree]) -> Draws:
+    """Read the trunks of trees.
+
+    Raises:
+        ValueError: no trees, trees with different numbers of trunks, or an answer that nobody checked.
+    """
+    if not trees:
+        raise ValueError("there are no trees to evaluate; collect some first")
+    counts = {len(tree.trunks) for tree in trees}
+    if len(counts) > 1 or 0 in counts:
+        raise ValueError(
+            f"trees have {sorted(counts)} main trajectories; every problem needs the same number, at least one. "
+            "Finish the collection, or evaluate the trees of each number on their own"
+        )
+    leaves = [trunk_leaves(tree) for tree in trees]
+    for tree, row in zip(trees, leaves, strict=True):
+        if any(leaf.is_answer and leaf.verdict is None for leaf in row):
+            raise ValueError(f"an answer to problem {tree.problem.id!r} has no verdict; let the task judge it first")
+    return Draws(
+        finished_PN=np.array([[leaf.is_answer for leaf in row] for row in leaves]),
+        correct_PN=np.array([[_is_correct(leaf) for leaf in row] for row in leaves]),
+        answer_PN=np.array([_number_answers(row) for row in leaves], dtype=np.int64),
+    )
+
+
+def read_log_flows(trees: Sequence[ReasoningTree]) -> Floats:
+    """log F at the last node of each draw, shape (P, N); -inf, below every flow, where the draw is unfinished."""
+    log_flow_PN = np.array(
+        [
+            [-math.inf if not leaf.is_answer else math.nan if leaf.log_flow is None else leaf.log_flow for leaf in row]
+            for row in map(trunk_leaves, trees)
+        ]
+    )
+    broken_P = (np.isnan(log_flow_PN) | (log_flow_PN == math.inf)).any(axis=1)
+    if broken_P.any():
+        problem = trees[int(broken_P.argmax())].problem.id
+        raise ValueError(
+            f"an answer to problem {problem!r} has no finite log_flow; let the verifier score the trees first"
+        )
+    return log_flow_PN
+
+
+def _is_correct(leaf: Node) -> bool:
+    return leaf.is_answer and leaf.verdict is not None and leaf.verdict.correct
+
+
+def _number_answers(leaves: Sequence[Node]) -> list[int]:
+    numbers: dict[str, int] = {}
+    answers = [leaf.verdict.answer if leaf.is_answer and leaf.verdict else None for leaf in leaves]
+    return [-1 if answer is None else numbers.setdefault(answer, len(numbers)) for answer in answers]
+
+
+def sample_sizes(num_samples: int) -> list[int]:
+    """The k of best-of-k: powers of two up to N, and N itself."""
+    powers = [1 << exponent for exponent in range(num_samples.bit_length())]
+    return powers if powers[-1] == num_samples else [*powers, num_samples]
+
+
+def hit_chance(num_samples: int, k: int) -> Floats:
+    """Chance that a uniform k-subset of N draws holds at least one of m given draws, for m = 0..N.
+
+    hit(m) = 1 - C(N - m, k) / C(N, k). At m = c, the number of right draws, this is the unbiased pass@k (Chen et al.
+    2021, arXiv 2107.03374, eq. 1).
+    """
+    total = math.comb(num_samples, k)
+    return np.array([1.0 - math.comb(num_samples - m, k) / total for m in range(num_samples + 1)])
+
+
+def random_accuracy(draws: Draws) -> Floats:
+    """Uniform pick: c / N at every k. This is pass@1."""
+    return draws.num_correct_P / draws.num_samples
+
+
+def oracle_accuracy(draws: Draws, k: int) -> Floats:
+    """Chance that one of k draws is right, which is all that choosing can reach: pass@k = 1 - C(N - c, k) / C(N, k)."""
+    return hit_chance(draws.num_samples, k)[draws.num_correct_P]
+
+
+def argmax_accuracy(draws: Draws, log_flow_PN: Floats, k: int) -> Floats:
+    """Pick the largest terminal flow among k draws: the exact expectation over all k-subsets.
+
+    Let m draws have a larger flow than draw i, and g draws the same flow (i among them). The pick falls on one of these
+    g exactly when the subset holds one of the m + g, but none of the m; they share that chance equally:
+
+        P(pick = i) = (hit(m + g) - hit(m)) / g,    arts@k = sum over right i of P(pick = i)
+
+    Unfinished draws have flow -inf: they rank below all and are never right, so a subset without an answer counts 0.
+    """
+    hit = hit_chance(draws.num_samples, k)
+    larger_PN = (log_flow_PN[:, None, :] > log_flow_PN[:, :, None]).sum(axis=2)
+    equal_PN = (log_flow_PN[:, None, :] == log_flow_PN[:, :, None]).sum(axis=2)
+    pick_PN: Floats = (hit[larger_PN + equal_PN] - hit[larger_PN]) / equal_PN
+    accuracy_P: Floats = (pick_PN * draws.correct_PN).sum(axis=1)
+    return np.minimum(accuracy_P, 1.0)  # the sum of the chances may exceed 1 by rounding
+
+
+def draw_subsets(num_samples: int, k: int, seed: int) -> Bools:
+    """Membership, shape (S, N), in all k-subsets if there are at most `MAX_SUBSETS`, else in that many seeded ones."""
+    if math.comb(num_samples, k) <= MAX_SUBSETS:
+        chosen_SK = np.array(list(combinations(range(num_samples), k)))
+    else:
+        noise_SN = np.random.default_rng([seed, k]).random((MAX_SUBSETS, num_samples))
+        chosen_SK = noise_SN.argsort(axis=1)[:, :k]
+    member_SN = np.zeros((len(chosen_SK), num_samples), dtype=np.bool_)
+    np.put_along_axis(member_SN, chosen_SK, True, axis=1)
+    return member_SN
+
+
+def vote_accuracy(draws: Draws, log_weight_PN: Floats, member_SN: Bools) -> Floats:
+    """Weighted vote over the answers of a subset, then a uniform pick among the draws that gave a winning answer.
+
+    votes(a) = sum of F over the draws in the subset with answer a: F = 1 for the majority vote, F = exp(log_flow) for
+    the flow-weighted vote. Tied answers win together. A subset without a vote counts 0. Mean over the subsets.
+    """
+    return np.array(
+        [
+            _vote_one(draws.answer_PN[p], draws.correct_PN[p], log_weight_PN[p], member_SN)
+            for p in range(len(draws.answer_PN))
+        ]
+    )
+
+
+def _vote_one(answer_N: Ints, correct_N: Bools, log_weight_N: Floats, member_SN: Bools) -> float:
+    if answer_N.max() < 0:
+        return 0.0
+    gave_NA = (answer_N[:, None] == np.arange(answer_N.max() + 1)).astype(np.float64)
+    votes_SN = member_SN & (answer_N >= 0)
+    log_weight_SN = np.where(votes_SN, log_weight_N, -np.inf)
+    # Log-sum-exp up to a factor that all answers of a subset share: its largest vote is worth 1, whatever the scale.
+    largest_S1 = np.maximum(log_weight_SN.max(axis=1, keepdims=True), -np.finfo(np.float64).max)
+    total_SA = np.exp(log_weight_SN - largest_S1) @ gave_NA
+    # The tolerance makes a tie of equal flows a tie in whatever order they were added up.
+    wins_SA = total_SA >= total_SA.max(axis=1, keepdims=True) * (1 - 1e-9)
+    num_winners_S = (wins_SA * (votes_SN @ gave_NA)).sum(axis=1)
+    num_right_S = (wins_SA * ((votes_SN & correct_N) @ gave_NA)).sum(axis=1)
+    return float((num_right_S / np.maximum(num_winners_S, 1)).mean())
+
+
+def paired_bootstrap(num_problems: int, seed: int) -> Callable[[Floats, Floats], Estimate]:
+    """An estimator of ratios of sums over problems, with 95% percentile intervals.
+
+    Everything reported is such a ratio: a mean (denominator 1), a mean over a subset (both times its indicator), Gap
+    Closed (acc - pass@1 over oracle@N - pass@1). One set of resampled problems serves all of them, so differences
+    are paired. The draws of a problem are independent of those of the others, so resampling whole problems covers the
+    noise of the draws as well as that of the choice of problems. Resamples in which the denominator vanishes are left
+    out; where it vanishes on the problems themselves, the estimate is undefined.
+    """
+    rng = np.random.default_rng(seed)
+    weight_BP = rng.multinomial(num_problems, np.full(num_problems, 1 / num_problems), size=NUM_RESAMPLES).astype(
+        np.float64
+    )
+
+    def estimate(numerator_P: Floats, denominator_P: Floats) -> Estimate:
+        total = float(denominator_P.sum())
+        if total <= 0:
+            return Estimate(None, None, None)
+        total_B = weight_BP @ denominator_P
+        defined_B = total_B > 0
+        ratio_B = (weight_BP @ numerator_P)[defined_B] / total_B[defined_B]
+        tail = 50 * (1 - CONFIDENCE)
+        low, high = np.percentile(ratio_B, [tail, 100 - tail])
+        return Estimate(float(numerator_P.sum()) / total, float(low), float(high))
+
+    return estimate

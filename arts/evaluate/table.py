@@ -1,0 +1,115 @@
+"""Results in words, and as tables for the terminal. Everything comes from an `Evaluation`; nothing is measured here."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from arts.evaluate.metrics import Estimate
+from arts.evaluate.run import Evaluation, compared, flow_vote_name
+
+BASELINES = {"random": "random pick", "majority": "majority vote", "oracle": "oracle"}
+_UNDEFINED = "–"
+
+
+def label(evaluation: Evaluation, selector: str) -> str:
+    """Name of a selector as people read it."""
+    if selector in BASELINES:
+        return BASELINES[selector]
+    for name in evaluation.verifiers:
+        if selector == flow_vote_name(evaluation.verifiers, name):
+            return f"{verifier_label(name)} flow vote"
+    return verifier_label(selector)
+
+
+def verifier_label(name: str) -> str:
+    """`arts_trained_here` -> `ARTS trained here`."""
+    return " ".join("ARTS" if word == "arts" else word for word in name.replace("_", " ").split(" "))
+
+
+def percent(value: float | None) -> str:
+    return _UNDEFINED if value is None else f"{100 * value:.1f}%"
+
+
+def interval(estimate: Estimate) -> str:
+    """`[70.1, 74.3]`, in percent."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]".replace("-", "−")
+
+
+def headline(evaluation: Evaluation) -> str:
+    """The result in one line: the first verifier against the two ways to choose without one."""
+
+    def says(selector: str) -> str:
+        estimate = evaluation.selectors[selector].at[evaluation.num_samples]
+        return f"{label(evaluation, selector)} {percent(estimate.value)} {interval(estimate)}"
+
+    first = [*evaluation.verifiers, "oracle"][0]
+    of = f"best of {evaluation.num_samples}, n = {evaluation.num_problems} problems"
+    return f"{says(first)} vs {says('random')} and {says('majority')} ({of})"
+
+
+def print_table(evaluation: Evaluation, console: Console) -> None:
+    """Print all figures: selectors at every k, differences, subsets and both bills."""
+    console.print(headline(evaluation), style="bold", markup=False, highlight=False, soft_wrap=True)
+    sizes = list(evaluation.pass_at_k)
+    main = _rich_table("right, % of problems", *(f"@{k}" for k in sizes), f"95% @{sizes[-1]}", "gap closed", "95%")
+    for name, selector in evaluation.selectors.items():
+        cells = [percent(selector.at[k].value) for k in sizes]
+        last = interval(selector.at[sizes[-1]])
+        gap = selector.gap_closed
+        main.add_row(_plain(label(evaluation, name)), *cells, _plain(last), percent(gap.value), _plain(interval(gap)))
+    console.print(main)
+    if evaluation.differences:
+        paired = "; ".join(" ".join(difference) for difference in differences(evaluation))
+        console.print(f"paired differences in points: {paired}", markup=False, highlight=False)
+    columns = list(evaluation.selectors)
+    subsets = _rich_table(f"best of {sizes[-1]} on", "n", *(label(evaluation, name) for name in columns))
+    for name, subset in evaluation.subsets.items():
+        cells = [percent(subset.selectors[column].value) for column in columns]
+        subsets.add_row(_plain(name.removeprefix("difficulty: ")), str(subset.num_problems), *cells)
+    console.print(subsets)
+    for bill, amounts in bills(evaluation):
+        console.print(f"{bill}: {amounts}", markup=False, highlight=False)
+
+
+def _rich_table(first: str, *columns: str) -> Table:
+    printed = Table(box=None, header_style="dim", padding=(0, 1))
+    printed.add_column(_plain(first), no_wrap=True)
+    for column in columns:
+        printed.add_column(_plain(column), justify="right")
+    return printed
+
+
+def _plain(text: str) -> str:
+    """Keep rich from reading brackets as markup."""
+    return text.replace("[", r"\[")
+
+
+def differences(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Name, value and interval of each paired difference at k = N, in points."""
+    found = []
+    for left, right in compared(evaluation.verifiers):
+        estimate = evaluation.differences[f"{left}-{right}"][evaluation.num_samples]
+        name = f"{label(evaluation, left)} − {label(evaluation, right)}"
+        found.append((name, _points(estimate.value), interval(estimate)))
+    return found
+
+
+def _points(value: float | None) -> str:
+    return _UNDEFINED if value is None else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def bills(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
+    """Who was paid, and how much."""
+    usage = evaluation.proposer_usage
+    yield (
+        "proposer",
+        f"{usage.prompt_tokens:,} prompt + {usage.generated_tokens:,} generated tokens, {usage.requests:,} requests",
+    )
+    for name, tokens in evaluation.verifier_tokens.items():
+        ratio = f" ({tokens.computed / tokens.distinct:.2f} x)" if tokens.distinct else ""
+        amounts = f"{tokens.computed:,} tokens computed, {tokens.distinct:,} distinct tree tokens{ratio}"
+        yield f"verifier {verifier_label(name)}", amounts
+    yield "wall clock", f"{evaluation.wall_s:,.1f} s"

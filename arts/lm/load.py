@@ -1,0 +1,116 @@
+"""Load Hugging Face model folders, and name their content by hashes.
+
+Only local folders are read: nothing is downloaded, nothing is unpickled, `trust_remote_code` stays off.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+_FULL_HASH_LIMIT = 1 << 30  # bytes; larger weight files are hashed by size and evenly spaced samples
+_SAMPLE_BYTES, _NUM_SAMPLES = 1 << 20, 64
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model in evaluation mode with its tokenizer; `fingerprint` names the weights, `tokenizer_fingerprint` the ids."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    tokenizer_fingerprint: str
+    folder: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Ids of a user message as the model expects it: through the chat template where the tokenizer has one."""
+        if self.tokenizer.chat_template is None:
+            return list(self.tokenizer(prompt)["input_ids"])
+        messages = [{"role": "user", "content": prompt}]
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def use_threads(num_threads: int) -> None:
+    """Give torch that many threads. One a process is right on small machines: two lose two- to fivefold under load."""
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    torch.set_num_threads(num_threads)
+
+
+def quiet() -> None:
+    """No progress bars and warnings of transformers: what a user should know, we say."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def load_causal_lm(folder: str | Path, *, dtype: torch.dtype | None = None, device: str = "cpu") -> LanguageModel:
+    """Load a causal language model. `dtype` None means float32 on a CPU and the stored type elsewhere.
+
+    Raises:
+        ValueError: the folder is missing or holds no such model.
+    """
+    return _load(AutoModelForCausalLM, folder, dtype, device)
+
+
+def load_backbone(folder: str | Path, *, dtype: torch.dtype | None = None, device: str = "cpu") -> LanguageModel:
+    """Load the same folder without its language-model head: hidden states for a verifier."""
+    return _load(AutoModel, folder, dtype, device)
+
+
+def _load(auto_class: Any, folder: str | Path, dtype: torch.dtype | None, device: str) -> LanguageModel:
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise ValueError(
+            f"{str(folder)!r} is not a Hugging Face model folder (it has no config.json); "
+            "give a local folder written by save_pretrained"
+        )
+    if not weight_files(path):
+        raise ValueError(f"{str(folder)!r} holds no *.safetensors weights; save the model with save_pretrained")
+    if dtype is None:
+        dtype = torch.float32 if device == "cpu" else None
+    try:
+        AutoConfig.from_pretrained(path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, padding_side="left")
+        model = auto_class.from_pretrained(path, local_files_only=True, dtype=dtype or "auto")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{str(folder)!r} could not be loaded as a {auto_class.__name__}: {error}") from error
+    model.to(device).eval()
+    return LanguageModel(model, tokenizer, weights_fingerprint(path), tokenizer_fingerprint(tokenizer), str(folder))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def weights_fingerprint(folder: str | Path) -> str:
+    """Hash of a folder's weights. Files over 1 GiB count by their size and 64 evenly spaced samples of 1 MiB."""
+    digest = hashlib.sha256()
+    for path in weight_files(Path(folder)):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            if size <= _FULL_HASH_LIMIT:
+                while chunk := file.read(_SAMPLE_BYTES):
+                    digest.update(chunk)
+            else:
+                for index in range(_NUM_SAMPLES):
+                    file.seek((size - _SAMPLE_BYTES) * index // (_NUM_SAMPLES - 1))
+                    digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of what decides a text's ids: equal fingerprints give equal ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

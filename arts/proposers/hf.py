@@ -1,0 +1,227 @@
+"""A local Hugging Face causal model as proposer: `hf:FOLDER`, and the shipped Countdown model.
+
+Each distinct prefix is prefilled once and its key/value cache expanded over its draws; finished rows leave the batch.
+Sampling is our own (top_k is never applied), with a random stream per draw, so a draw depends on its seed and prefix;
+in float32 its rounding still depends on the batch, hence `batch_invariant` is False there. Knows no task and no file.
+
+Shapes: R requests, B draws, T tokens, V vocabulary.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from arts.lm.load import LanguageModel
+from arts.proposers.steps import StepSplitter
+from arts.protocols import Reply, Request
+from arts.tree import LogPriorLaw, Step, StopReason, Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to draw. The law that results is pi_0."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    log_prior_law: LogPriorLaw | None = None
+    "which log-probabilities to report; None: of the law that was drawn from"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature <= 100:
+            raise ValueError(f"temperature {self.temperature}; allowed is 0 < temperature <= 100 (0 would leave nothing to draw)")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p {self.top_p}; allowed is 0 < top_p <= 1")
+
+    @property
+    def law(self) -> LogPriorLaw:
+        plain = self.temperature == 1 and self.top_p == 1
+        return "raw" if plain else self.log_prior_law or "sampling"
+
+
+@dataclass
+class _Row:
+    """One draw on its way."""
+
+    request: int
+    seed: int
+    limit: int
+    ids: list[int] = field(default_factory=list)
+    log_priors: list[float] = field(default_factory=list)
+    stop: StopReason = StopReason.LENGTH
+
+
+class HFProposer:
+    """Proposer over a loaded causal model.
+
+    Args:
+        language_model: from `load_causal_lm`.
+        step_separator: the task's text between steps.
+        max_rows: draws that run in one batch; more are done one batch after another.
+    """
+
+    def __init__(
+        self, language_model: LanguageModel, *, step_separator: str, sampling: Sampling | None = None, max_rows: int = 1024
+    ) -> None:
+        self.language_model = language_model
+        self.sampling = sampling or Sampling()
+        self.log_prior_law = self.sampling.law
+        self.max_rows = max_rows
+        self.tokenizer_fingerprint: str | None = language_model.tokenizer_fingerprint
+        model, tokenizer = language_model.model, language_model.tokenizer
+        self.batch_invariant = model.dtype == torch.float64
+        eos = model.generation_config.eos_token_id if model.generation_config is not None else tokenizer.eos_token_id
+        self._eos_ids = frozenset(eos if isinstance(eos, list) else [eos] if eos is not None else [])
+        if not self._eos_ids:
+            raise ValueError(f"{language_model.folder!r} names no end-of-sequence token; set eos_token_id in generation_config.json")
+        self._context = getattr(model.config, "max_position_embeddings", 1 << 30)
+        self.splitter = StepSplitter(
+            lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False), step_separator, self._eos_ids
+        )
+        settings = f"{language_model.fingerprint} {model.dtype} {self.sampling} {step_separator!r} {max_rows}"
+        self.fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+    @torch.inference_mode()
+    def propose(self, requests: Sequence[Request]) -> list[Reply]:
+        """Draw for every request; batches are cut between requests, so siblings share one prefill."""
+        prefixes = [self._prefix_ids(request) for request in requests]
+        rows = [
+            _Row(index, seed, min(request.max_new_tokens, self._context - len(prefixes[index])))
+            for index, request in enumerate(requests)
+            for seed in request.seeds
+        ]
+        for start in range(0, len(rows), self.max_rows):
+            self._draw(rows[start : start + self.max_rows], requests, prefixes)
+        by_request: list[list[_Row]] = [[] for _ in requests]
+        for row in rows:
+            by_request[row.request].append(row)
+        return [
+            Reply(
+                tuple(self._steps(row) for row in members),
+                Usage(len(prefix), sum(len(row.ids) for row in members), 1),
+            )
+            for prefix, members in zip(prefixes, by_request, strict=True)
+        ]
+
+    def _prefix_ids(self, request: Request) -> list[int]:
+        prefix = self.language_model.prompt_ids(request.problem.prompt)
+        for step in request.prefix:
+            prefix.extend(step.token_ids)
+        if len(prefix) >= self._context:
+            raise ValueError(
+                f"problem {request.problem.id!r}: its prompt and steps take {len(prefix)} tokens and the model's context is {self._context}"
+            )
+        return prefix
+
+    def _draw(self, rows: list[_Row], requests: Sequence[Request], prefixes: Sequence[Sequence[int]]) -> None:
+        cache, mask_RT, logits_RV, row_of_prefix = self._prefill(rows, prefixes)
+        expand = torch.tensor([row_of_prefix[row.request] for row in rows], device=logits_RV.device)
+        cache.batch_select_indices(expand)
+        mask_BT, logits_BV = mask_RT[expand], logits_RV[expand]
+        alive = list(rows)
+        while alive:
+            tokens, log_priors = self._sample(logits_BV, alive)
+            kept = []
+            for position, (row, token, log_prior) in enumerate(zip(alive, tokens, log_priors, strict=True)):
+                if not self._append(row, token, log_prior, whole=requests[row.request].whole):
+                    kept.append(position)
+            if not kept:
+                break
+            if len(kept) < len(alive):
+                index = torch.tensor(kept, device=logits_BV.device)
+                cache.batch_select_indices(index)
+                mask_BT = mask_BT[index]
+                alive = [alive[position] for position in kept]
+            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), 1)], dim=1)
+            output = self.language_model.model(
+                input_ids=torch.tensor([[row.ids[-1]] for row in alive], device=mask_BT.device),
+                attention_mask=mask_BT,
+                position_ids=mask_BT.sum(1, keepdim=True) - 1,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits_BV = output.logits[:, -1]
+
+    def _prefill(
+        self, rows: Sequence[_Row], prefixes: Sequence[Sequence[int]]
+    ) -> tuple[DynamicCache, torch.Tensor, torch.Tensor, dict[int, int]]:
+        """Run every distinct prefix once, padded on the left."""
+        wanted = sorted({row.request for row in rows})
+        length = max(len(prefixes[request]) for request in wanted)
+        ids_RT = torch.zeros(len(wanted), length, dtype=torch.long)
+        mask_RT = torch.zeros(len(wanted), length, dtype=torch.long)
+        for index, request in enumerate(wanted):
+            size = len(prefixes[request])
+            ids_RT[index, length - size :] = torch.tensor(prefixes[request])
+            mask_RT[index, length - size :] = 1
+        ids_RT, mask_RT = ids_RT.to(self.language_model.device), mask_RT.to(self.language_model.device)
+        cache = DynamicCache(config=self.language_model.model.config)
+        output = self.language_model.model(
+            input_ids=ids_RT,
+            attention_mask=mask_RT,
+            position_ids=(mask_RT.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return cache, mask_RT, output.logits[:, -1], {request: index for index, request in enumerate(wanted)}
+
+    def _sample(self, logits_BV: torch.Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
+        """Draw one token a row by inverting the cumulative law at the row's own random number, in float64."""
+        raw_BV = logits_BV.double()
+        law_BV = torch.log_softmax(raw_BV / self.sampling.temperature, dim=-1)
+        if self.sampling.top_p < 1:
+            law_BV = _nucleus(law_BV, self.sampling.top_p)
+        cumulative_BV = law_BV.exp().cumsum(-1)
+        uniform_B = torch.from_numpy(random_numbers([row.seed for row in rows], [len(row.ids) for row in rows]))
+        threshold_B1 = (uniform_B.to(logits_BV.device) * cumulative_BV[:, -1])[:, None]
+        tokens_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
+        reported_BV = law_BV if self.log_prior_law == "sampling" else torch.log_softmax(raw_BV, dim=-1)
+        log_priors_B = reported_BV.gather(1, tokens_B[:, None])[:, 0]
+        return tokens_B.tolist(), log_priors_B.tolist()
+
+    def _append(self, row: _Row, token: int, log_prior: float, *, whole: bool) -> bool:
+        """Add a token to a draw; True when the draw is finished."""
+        row.ids.append(token)
+        row.log_priors.append(log_prior)
+        if token in self._eos_ids:
+            row.stop = StopReason.EOS
+        elif not whole and self.splitter.ends(row.ids):
+            row.stop = StopReason.STOP
+        else:
+            return len(row.ids) >= row.limit
+        return True
+
+    def _steps(self, row: _Row) -> tuple[Step, ...]:
+        ends = self.splitter.split(row.ids)
+        steps, start = [], 0
+        for end, text in zip(ends, self.splitter.texts(row.ids, ends), strict=True):
+            last = end == len(row.ids)
+            # Six decimals are float32's own precision, and hide the last bits that depend on the batch.
+            log_prior = round(sum(row.log_priors[start:end]), 6)
+            steps.append(Step(text, tuple(row.ids[start:end]), log_prior, row.stop if last else StopReason.STOP))
+            start = end
+        return tuple(steps)
+
+
+def _nucleus(log_law_BV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Keep the fewest most likely tokens whose mass reaches top_p, and renormalise."""
+    sorted_BV, order_BV = log_law_BV.sort(dim=-1, descending=True)
+    mass_before_BV = sorted_BV.exp().cumsum(-1) - sorted_BV.exp()
+    cut_BV = torch.zeros_like(log_law_BV, dtype=torch.bool).scatter(1, order_BV, mass_before_BV >= top_p)
+    return torch.log_softmax(log_law_BV.masked_fill(cut_BV, -torch.inf), dim=-1)
+
+
+def random_numbers(seeds: Sequence[int], positions: Sequence[int]) -> np.ndarray:
+    """Uniform numbers in [0, 1): a pure function of each draw's seed and token position (SplitMix64, Steele 2014)."""
+    with np.errstate(over="ignore"):
+        state = np.asarray(seeds, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95)
+        state += (np.asarray(positions, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        for _ in range(2):  # a second round, as neighbouring seeds must not give neighbouring streams
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state ^= state >> np.uint64(31)
+    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53

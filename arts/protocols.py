@@ -1,0 +1,91 @@
+"""What a user implements: a Task, a Proposer, a Scorer, one to three methods each. Values live in `arts.tree`.
+
+Implementations are built where the program starts (`cli.py`, a recipe, a test) and passed in; nothing is registered.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from arts.tree import LogPriorLaw, Problem, ReasoningTree, Step, Usage, Verdict
+
+Split = Literal["train", "validation", "test"]
+
+
+class Task(Protocol):
+    """A stream of problems and a checker for them."""
+
+    name: str
+    step_separator: str
+    """Text that ends a step; the step keeps it."""
+    max_new_tokens: int
+    """Default limit for one solution."""
+
+    def problems(self, split: Split, seed: int) -> Iterator[Problem]:
+        """Distinct problems of one split; the first n do not depend on n. Splits never overlap, for any two seeds."""
+        ...
+
+    def parse(self, text: str) -> Problem:
+        """A problem from what a user typed. Raises ValueError that says what is allowed."""
+        ...
+
+    def judge(self, problem: Problem, solution: str) -> Verdict:
+        """Exact verdict on the text of a finished solution."""
+        ...
+
+    def difficulty(self, problem: Problem) -> str | None:
+        """Name of the problem's difficulty class, for tables; None where there are no classes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask for one draw per seed, all going on from the same prefix."""
+
+    problem: Problem
+    prefix: tuple[Step, ...]
+    "steps already taken, from the first one; empty to start at the problem"
+    seeds: tuple[int, ...]
+    "one draw each; a draw depends on its seed, the problem and the prefix, not on the batch it runs in"
+    max_new_tokens: int
+    whole: bool = True
+    "True: draw down to the end (a rollout). False: one step."
+
+
+class Reply(NamedTuple):
+    """Answer to one request: `draws[i]` holds the steps drawn with `seeds[i]`, at least one."""
+
+    draws: tuple[tuple[Step, ...], ...]
+    usage: Usage
+
+
+class Proposer(Protocol):
+    """A frozen generator pi_0."""
+
+    log_prior_law: LogPriorLaw
+    tokenizer_fingerprint: str | None
+    """Names the tokenizer of the drawn token ids; None where none are reported."""
+    fingerprint: str
+    """Names the weights and the sampling settings: equal fingerprints draw the same from the same seeds."""
+    batch_invariant: bool
+    """True: a draw is the same bit for bit in every batch, so work may be resumed draw by draw. False (float32 on a
+    local model): rounding depends on the batch, so an interrupted batch is run again as a whole."""
+
+    def propose(self, requests: Sequence[Request]) -> list[Reply]:
+        """Replies in the order of the requests. A draw that failed is a step with stop reason ERROR, not an exception."""
+        ...
+
+
+class ScoredTrees(NamedTuple):
+    trees: list[ReasoningTree]
+    "the same trees with `log_flow` on every node"
+    computed_tokens: int
+    "tokens that went through the backbone, padding left out"
+    distinct_tokens: int
+    "tokens of the trees, prompts included, each node's once: the least that could be computed"
+
+
+class Scorer(Protocol):
+    """A verifier: log F(s) for every node of every tree."""
+
+    def score(self, trees: Sequence[ReasoningTree]) -> ScoredTrees: ...

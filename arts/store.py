@@ -1,0 +1,269 @@
+"""Trees on disk: append-only, readable, and never half written.
+
+A collection is a folder:
+
+    collection.json            format version, task, proposer, settings, and what made it
+    trees-00000.jsonl          a finished shard: one tree a line, in the order of the problems
+    trees-00001.journal        the shard being made: one reply of the proposer a line, appended and synced
+
+A shard appears by rename when its problems are complete; its journal is then removed. A line that a crash tore is
+dropped when the journal is opened, so that reply is asked for again. Knows values and files; no model and no task.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arts.tree import Node, Problem, ReasoningTree, Rollout, Step, StopReason, Usage, Verdict
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# --- trees as JSON ----------------------------------------------------------------------------------------------------
+
+
+def tree_to_json(tree: ReasoningTree) -> dict[str, Any]:
+    return {
+        "problem": {"id": tree.problem.id, "prompt": tree.problem.prompt, "metadata": dict(tree.problem.metadata)},
+        "log_prior_law": tree.log_prior_law,
+        "tokenizer": tree.tokenizer,
+        "usage": tree.usage._asdict(),
+        "trunks": list(tree.trunks),
+        "nodes": [_node_to_json(node) for node in tree.nodes[1:]],
+    }
+
+
+def _node_to_json(node: Node) -> dict[str, Any]:
+    """A node without what is at its default; the root is not written."""
+    row: dict[str, Any] = {
+        "parent": node.parent,
+        "text": node.text,
+        "ids": list(node.token_ids),
+        "log_prior": node.log_prior,
+        "stop": node.stop,
+    }
+    if node.num_draws != 1:
+        row["draws"] = node.num_draws
+    if node.verdict is not None:
+        row["verdict"] = list(node.verdict)
+    if node.log_flow is not None:
+        row["log_flow"] = node.log_flow
+    return row
+
+
+def tree_from_json(row: Mapping[str, Any]) -> ReasoningTree:
+    nodes = [Node(id=0, parent=-1)]
+    for index, node in enumerate(row["nodes"], start=1):
+        nodes.append(
+            Node(
+                id=index,
+                parent=node["parent"],
+                text=node["text"],
+                token_ids=tuple(node["ids"]),
+                log_prior=node["log_prior"],
+                stop=StopReason(node["stop"]),
+                num_draws=node.get("draws", 1),
+                verdict=Verdict(*node["verdict"]) if "verdict" in node else None,
+                log_flow=node.get("log_flow"),
+            )
+        )
+    return ReasoningTree(
+        problem=Problem(**row["problem"]),
+        nodes=tuple(nodes),
+        trunks=tuple(row["trunks"]),
+        log_prior_law=row["log_prior_law"],
+        tokenizer=row["tokenizer"],
+        usage=Usage(**row["usage"]),
+    )
+
+
+# --- collections ------------------------------------------------------------------------------------------------------
+
+
+class JournalRow(NamedTuple):
+    """One reply: rollouts of one problem, and what they cost."""
+
+    problem_id: str
+    rollouts: tuple[Rollout, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A folder of trees. Build it with `create_collection` or `open_collection`."""
+
+    folder: Path
+    header: Mapping[str, Any]
+
+    def shard_path(self, shard: int) -> Path:
+        return self.folder / f"trees-{shard:05d}.jsonl"
+
+    def finished_shards(self) -> list[Path]:
+        return sorted(self.folder.glob("trees-[0-9]*.jsonl"))
+
+    def trees(self) -> Iterator[ReasoningTree]:
+        """All trees of the finished shards, one in memory at a time.
+
+        Raises:
+            ValueError: a shard is damaged (it was whole when it was renamed into place); names file and line.
+        """
+        for path in self.finished_shards():
+            yield from read_trees(path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for writing; a second process gets a ValueError instead of a mixed journal."""
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(f"another process is writing to {self.folder}; wait for it or choose another --out") from error
+            yield
+
+    def read_journal(self, shard: int) -> list[JournalRow]:
+        """The replies that reached the disk. A torn last line is cut off, so that appending goes on behind it."""
+        path = self._journal_path(shard)
+        if not path.exists():
+            return []
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with path.open("r+b") as file:
+                file.truncate(whole)
+        rows = []
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                rows.append(_journal_row(json.loads(line)))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} line {number} is damaged ({error}); delete the file to draw this shard again") from error
+        return rows
+
+    def append(self, shard: int, rows: Sequence[JournalRow]) -> None:
+        """Put replies on disk; they count once this returns."""
+        lines = "".join(dump(_journal_row_to_json(row)) + "\n" for row in rows)
+        with self._journal_path(shard).open("a", encoding="utf-8") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish_shard(self, shard: int, trees: Sequence[ReasoningTree]) -> None:
+        write_atomically(self.shard_path(shard), "".join(dump(tree_to_json(tree)) + "\n" for tree in trees))
+        self._journal_path(shard).unlink(missing_ok=True)
+
+    def _journal_path(self, shard: int) -> Path:
+        return self.folder / f"trees-{shard:05d}.journal"
+
+
+def create_collection(folder: Path, header: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> Collection:
+    """Start a collection, or go on with the one that is there if it was made with the same header.
+
+    Args:
+        header: everything that decides the trees; a run may only be resumed with an equal one.
+        about: versions, date and such; written once, never compared.
+
+    Raises:
+        ValueError: the folder holds a collection made with other settings (each difference is named).
+    """
+    wanted = {"format": FORMAT, **header}
+    path = folder / "collection.json"
+    if path.exists():
+        found = open_collection(folder).header
+        different = [
+            f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} asked for"
+            for key in sorted({*wanted, *found} - {"about"})
+            if found.get(key) != wanted.get(key)
+        ]
+        if different:
+            raise ValueError(f"{folder} was collected with other settings ({'; '.join(different)}); choose another --out")
+        return Collection(folder, found)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({**wanted, "about": dict(about or {})}, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
+    return Collection(folder, wanted)
+
+
+def open_collection(folder: Path) -> Collection:
+    """Open a collection for reading.
+
+    Raises:
+        ValueError: there is none, or it was written by another version.
+    """
+    path = folder / "collection.json"
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} holds no collection (no collection.json); make one with `arts collect --out {folder}`")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} has format version {header.get('format')!r}; this version of arts reads {FORMAT}")
+    return Collection(folder, header)
+
+
+def load_trees(folder: Path) -> list[ReasoningTree]:
+    """All trees of a collection in memory.
+
+    Raises:
+        ValueError: also when there is not one finished tree.
+    """
+    collection = open_collection(folder)
+    trees = list(collection.trees())
+    if not trees:
+        raise ValueError(f"{str(folder)!r} holds no finished trees; run its `arts collect` command again to finish it")
+    return trees
+
+
+def read_trees(path: Path) -> Iterator[ReasoningTree]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield tree_from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path} line {number} is damaged ({type(error).__name__}: {error}); "
+                    "delete this file and run the same `arts collect` command to draw it again"
+                ) from error
+
+
+def _journal_row_to_json(row: JournalRow) -> dict[str, Any]:
+    return {
+        "problem": row.problem_id,
+        "usage": list(row.usage),
+        "rollouts": [
+            [rollout.index, rollout.trunk, rollout.num_shared, [list(step) for step in rollout.steps]] for rollout in row.rollouts
+        ],
+    }
+
+
+def _journal_row(row: Mapping[str, Any]) -> JournalRow:
+    rollouts = tuple(
+        Rollout(
+            index,
+            trunk,
+            num_shared,
+            tuple(Step(text, tuple(ids), log_prior, StopReason(stop)) for text, ids, log_prior, stop in steps),
+        )
+        for index, trunk, num_shared, steps in row["rollouts"]
+    )
+    return JournalRow(row["problem"], rollouts, Usage(*row["usage"]))

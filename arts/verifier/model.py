@@ -1,0 +1,199 @@
+"""The verifier network: backbone, LoRA or full weights, and a head on the last token of each step (paper, method 4).
+
+It sees a tree as one packed sequence and returns log F(s) for every node. A saved verifier is safetensors and JSON:
+
+    verifier.json            settings, the scale and objective of its score, hash of the base weights
+    head.safetensors         the head
+    adapter/                 LoRA weights (the base stays where it is), or
+    backbone/                all weights of a fully trained backbone, and its tokenizer
+
+Shapes: B trees, L tokens, H hidden, N nodes of all trees of a batch.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from arts.lm.load import LanguageModel, load_backbone
+from arts.lm.packing import PackedBatch
+from arts.store import write_atomically
+from arts.tree import ReasoningTree, StopReason
+
+FORMAT = 1
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifierSettings:
+    """Shape of a verifier. The defaults are the paper's."""
+
+    tuning: str = "lora"
+    "`lora`, or `full` for backbones of a few million weights"
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    dropout: float = 0.1
+    "in the adapters and in the head"
+
+    def __post_init__(self) -> None:
+        if self.tuning not in ("lora", "full"):
+            raise ValueError(f"tuning is {self.tuning!r}; allowed are 'lora' and 'full'")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must lie in [0, 1)")
+
+
+class FlowVerifier(nn.Module):
+    """log F(s) = head(hidden state at the last token of step s).
+
+    Args:
+        language_model: the backbone, from `load_backbone`; with LoRA its own weights stay frozen.
+        card: what is said of this verifier in `verifier.json` (objective, scale, training), besides its settings.
+    """
+
+    def __init__(
+        self, language_model: LanguageModel, settings: VerifierSettings, card: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.settings = settings
+        self.card = card or {}
+        self.backbone = _with_lora(language_model.model, settings) if settings.tuning == "lora" else language_model.model
+        hidden = language_model.model.config.hidden_size
+        self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(hidden, 1))
+        self.head.to(language_model.device)
+
+    @property
+    def max_positions(self) -> int:
+        return int(getattr(self.language_model.model.config, "max_position_embeddings", 1 << 30))
+
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
+        """log F of every node of the batch [N], in float32."""
+        device = self.language_model.device
+        mask_B1LL = batch.attention_mask_B1LL.to(device)
+        if self.backbone.dtype != torch.float32:  # some attention kernels take no boolean mask in half precision
+            lowest = torch.finfo(self.backbone.dtype).min
+            mask_B1LL = torch.where(mask_B1LL, 0.0, lowest).to(self.backbone.dtype)
+        hidden_BLH = self.backbone(
+            input_ids=batch.input_ids_BL.to(device),
+            attention_mask=mask_B1LL,
+            position_ids=batch.position_ids_BL.to(device),
+            use_cache=False,
+        ).last_hidden_state
+        step_end_NH = hidden_BLH[batch.node_row.to(device), batch.node_column.to(device)]
+        log_flow_N: torch.Tensor = self.head(step_end_NH.to(self.head[0].weight.dtype))[:, 0]
+        return log_flow_N
+
+    def node_token_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:
+        """Ids of every node; the root's are the prompt.
+
+        With the proposer's own tokenizer its ids are used. Otherwise each step's text is tokenised alone, so that a
+        node's ids never depend on what follows, and a finished step gets the end-of-sequence token.
+        """
+        tokenizer = self.language_model.tokenizer
+        prompt: Sequence[int] = self.language_model.prompt_ids(tree.problem.prompt)
+        if tree.tokenizer == self.language_model.tokenizer_fingerprint:
+            return [prompt, *(node.token_ids for node in tree.nodes[1:])]
+        ids: list[Sequence[int]] = [prompt]
+        for node in tree.nodes[1:]:
+            own = list(tokenizer(node.text, add_special_tokens=False)["input_ids"])
+            if node.stop is StopReason.EOS and tokenizer.eos_token_id is not None:
+                own.append(tokenizer.eos_token_id)
+            ids.append(own)
+        return ids
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def save(self, folder: Path) -> None:
+        """Write the verifier; `verifier.json` comes last, so a folder that has it is whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / "head.safetensors")
+        if self.settings.tuning == "lora":
+            self.backbone.save_pretrained(folder / "adapter")
+        else:
+            self.backbone.save_pretrained(folder / "backbone")
+            self.language_model.tokenizer.save_pretrained(folder / "backbone")
+        card = {
+            "format": FORMAT,
+            "scale": "log_flow",
+            **self.card,
+            "settings": asdict(self.settings),
+            "base": self.card.get("base", Path(self.language_model.folder).name),
+            "base_fingerprint": self.card.get("base_fingerprint", self.language_model.fingerprint),
+        }
+        write_atomically(folder / "verifier.json", json.dumps(card, indent=2) + "\n")
+
+
+def new_verifier(language_model: LanguageModel, settings: VerifierSettings, *, base: str, seed: int = 0) -> FlowVerifier:
+    """An untrained verifier. `base` names the backbone in its card; the seed decides its head and adapters."""
+    torch.manual_seed(seed)
+    return FlowVerifier(language_model, settings, {"base": base})
+
+
+def _with_lora(model: Any, settings: VerifierSettings) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model  # slow to import, and only needed here
+
+    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.dropout,
+        target_modules=[name for name in LORA_TARGETS if name in names] or "all-linear",
+        task_type=TaskType.FEATURE_EXTRACTION,
+    )
+    return get_peft_model(model, config)
+
+
+def load_verifier(folder: str | Path, *, base: str | Path | None = None, device: str = "cpu") -> FlowVerifier:
+    """Load a saved verifier.
+
+    Args:
+        base: folder of the base model of a LoRA verifier. A fully trained one carries its weights and needs none; when
+            one is given all the same, it must be the model the verifier was trained from.
+
+    Raises:
+        ValueError: the folder holds no verifier, one of another version, or the base has other weights.
+    """
+    path = Path(folder)
+    if not (path / "verifier.json").is_file():
+        raise ValueError(f"{str(folder)!r} holds no verifier (no verifier.json); train one with `arts train DIR --out {folder}`")
+    card = json.loads((path / "verifier.json").read_text(encoding="utf-8"))
+    if card.get("format") != FORMAT:
+        raise ValueError(f"{path / 'verifier.json'} has format version {card.get('format')!r}; this version of arts reads {FORMAT}")
+    settings = VerifierSettings(**card["settings"])
+    if settings.tuning == "lora" and base is None:
+        raise ValueError(f"verifier {str(folder)!r} is an adapter of {card['base']!r}; name that model's folder with --backbone")
+    if base is not None:
+        check_base(card, base)
+    if settings.tuning == "full":
+        language_model = load_backbone(path / "backbone", device=device)
+        verifier = FlowVerifier(language_model, settings, card)
+    else:
+        assert base is not None
+        verifier = FlowVerifier(load_backbone(base, device=device), settings, card)
+        _load_adapter(verifier, path / "adapter")
+    verifier.head.load_state_dict(load_file(path / "head.safetensors", device=device))
+    return verifier.eval()
+
+
+def _load_adapter(verifier: FlowVerifier, folder: Path) -> None:
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(verifier.backbone, load_file(folder / "adapter_model.safetensors"))
+
+
+def check_base(card: dict[str, Any], base: str | Path) -> None:
+    """Refuse a base model whose weights are not those the verifier was trained on."""
+    from arts.lm.load import weights_fingerprint
+
+    found = weights_fingerprint(base)
+    if found != card["base_fingerprint"]:
+        raise ValueError(
+            f"the verifier was trained on {card['base']!r} with weights {card['base_fingerprint']}; "
+            f"{str(base)!r} has weights {found}. Give the model it was trained on, or train a verifier for this one"
+        )
