@@ -32,7 +32,8 @@ def build_task(name: str) -> Task:
         if shape:
             return ToyTask(int(shape[1]), int(shape[2]), rare=bool(shape[3]))
     raise ValueError(
-        f"unknown task {name!r}; tasks are 'countdown', 'countdown:N' with N from 3 to 6, and 'toy' or 'toy:ARITYxDEPTH[:rare]'"
+        f"unknown task {name!r}; tasks are 'countdown', 'countdown:N' with N from 3 to 6, "
+        "and 'toy' or 'toy:ARITYxDEPTH[:rare]'"
     )
 
 
@@ -63,7 +64,9 @@ def proposer_folder(name: str) -> Path:
     folder = Path(name.removeprefix("hf:"))
     if not folder.is_dir():
         known = ", ".join(f"'{shipped}'" for shipped in SHIPPED_PROPOSERS)
-        raise ValueError(f"there is no model folder {name!r}; allowed are {known} (shipped) and 'hf:FOLDER' for a local folder")
+        raise ValueError(
+            f"there is no model folder {name!r}; allowed are {known} (shipped) and 'hf:FOLDER' for a local folder"
+        )
     return folder
 
 
@@ -75,7 +78,9 @@ def build_verifier(name: str, *, base: str | None = None, device: str = "cpu") -
     return load_verifier(folder, base=proposer_folder(base) if base else None, device=device)
 
 
-def build_new_verifier(backbone: str, settings: "VerifierSettings", *, device: str = "cpu", seed: int = 0) -> "FlowVerifier":
+def build_new_verifier(
+    backbone: str, settings: "VerifierSettings", *, device: str = "cpu", seed: int = 0
+) -> "FlowVerifier":
     """An untrained verifier on a backbone; the seed decides its head and adapters."""
     from arts.lm.load import load_backbone
     from arts.verifier.model import new_verifier
@@ -99,7 +104,9 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        run = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
+        run = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return run.stdout.strip() or None

@@ -41,7 +41,9 @@ def collect_command(
     first_problem: Annotated[int, typer.Option(help="place in the stream of problems to start at")] = 0,
     num_samples: Annotated[int, typer.Option(help="main trajectories a problem, N")] = 16,
     split: Annotated[str, typer.Option(help="train, validation or test; they never share a problem")] = "train",
-    pivots: Annotated[str, typer.Option(help="where forks start: auto, node, trajectory, none (a plain pool)")] = "auto",
+    pivots: Annotated[
+        str, typer.Option(help="where forks start: auto, node, trajectory, none (a plain pool)")
+    ] = "auto",
     fork_probability: Annotated[float, typer.Option(help="chance of an inner step to be a pivot, for `node`")] = 0.5,
     forks_inside: Annotated[bool, typer.Option(help="trunks and forks together stay within N")] = False,
     merge: Annotated[bool, typer.Option(help="make equal steps below one parent one counted node")] = True,
@@ -83,8 +85,8 @@ def collect_command(
         collection = collect(chosen_task, chosen_proposer, settings, out, about=made, watch=watch)
     cost = fork_cost(collection.trees())
     print(
-        f"{out}: {num_problems} trees; {cost.trunk_tokens:,} tokens in main trajectories, {cost.fork_tokens:,} in forks: "
-        f"{cost.ratio:.2f} N (the paper's budget is 1.5 N)"
+        f"{out}: {num_problems} trees; {cost.trunk_tokens:,} tokens in main trajectories, {cost.fork_tokens:,} in "
+        f"forks: {cost.ratio:.2f} N (the paper's budget is 1.5 N)"
     )
 
 
@@ -118,7 +120,9 @@ def train_command(
     collections = [open_collection(folder) for folder in trees]
     for collection in collections:
         if not collection.finished_shards():
-            raise ValueError(f"{str(collection.folder)!r} holds no finished trees; run its `arts collect` command again")
+            raise ValueError(
+                f"{str(collection.folder)!r} holds no finished trees; run its `arts collect` command again"
+            )
     _use_threads(threads)
     from arts.verifier.model import VerifierSettings
     from arts.verifier.objectives import RewardSettings, RFMSettings
@@ -178,6 +182,7 @@ def evaluate_command(
 
     from arts.build import build_task
     from arts.evaluate.report import write_report
+    from arts.evaluate.rows import write_rows
     from arts.evaluate.run import evaluate_trees, write_results
     from arts.evaluate.table import print_table
     from arts.store import load_trees, open_collection
@@ -201,6 +206,7 @@ def evaluate_command(
 
     print_table(evaluation, Console())
     print(f"results: {write_results(evaluation, out)}")
+    print(f"draws:   {write_rows(pool, scored, out)}")
     if report:
         shown = next(iter(scored.values())).trees if scored else pool
         print(f"report:  {write_report(evaluation, shown, out)}")

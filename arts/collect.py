@@ -1,7 +1,7 @@
 """Sparse Deep Fork: sample a frozen model's reasoning as trees (step 2 of the method in arXiv 2602.12846).
 
-For each problem N main trajectories (trunks) are drawn, then one continuation from each chosen pivot, an inner step of a
-trunk. Work runs in fixed blocks of problems; a reply is on disk before it counts, and a killed run goes on inside the
+For each problem N main trajectories (trunks) are drawn, then one continuation from each chosen pivot, an inner step of
+a trunk. Work runs in fixed blocks of problems; a reply is on disk before it counts, and a killed run goes on inside the
 block. Knows the protocols and the store; no model library.
 """
 
@@ -31,15 +31,15 @@ class CollectSettings:
     num_samples: int = 16
     "N, main trajectories a problem (paper: 16)"
     pivots: Pivots = "auto"
-    """Where forks start. `node`: every inner step with chance `fork_probability`, the paper's wording, which costs about
-    N (1 + (S-1)/4) for S steps. `trajectory`: one inner step of each trunk, which keeps to the paper's 1.5 N for every S.
-    `auto`: `node` for a trunk of at most 3 steps, where the two cost the same, else `trajectory`. `none`: a plain
-    best-of-N pool, the form that evaluation needs."""
+    """Where forks start. `node`: every inner step with chance `fork_probability`, the paper's wording, which costs
+    about N (1 + (S-1)/4) for S steps. `trajectory`: one inner step of each trunk, which keeps to the paper's 1.5 N for
+    every S. `auto`: `node` for a trunk of at most 3 steps, where the two cost the same, else `trajectory`. `none`: a
+    plain best-of-N pool, the form that evaluation needs."""
     fork_probability: float = 0.5
     "chance of an inner step to become a pivot under `node` (paper: 0.5)"
     forks_inside: bool = False
-    """False: forks come on top of N, as the paper's O(1.5 N) suggests. True: trunks and forks together stay within N, so
-    that fewer trunks are drawn."""
+    """False: forks come on top of N, as the paper's O(1.5 N) suggests. True: trunks and forks together stay within N,
+    so that fewer trunks are drawn."""
     merge: bool = True
     """True: equal steps below one parent are one node that counts its draws: less to store and train on, and no
     information lost. False: every draw keeps nodes of its own."""
@@ -98,7 +98,10 @@ def collect(
     stream = task.problems(settings.split, settings.seed)
     problems = list(islice(stream, settings.first_problem, settings.first_problem + settings.num_problems))
     if len(problems) < settings.num_problems:
-        raise ValueError(f"task {task.name} has {len(problems)} problems in split {settings.split}, {settings.num_problems} asked for")
+        raise ValueError(
+            f"task {task.name} has {len(problems)} more problems in split {settings.split}, "
+            f"{settings.num_problems} were asked for"
+        )
     collection = create_collection(folder, run_header(task, proposer, settings), about=about)
     shard_size = settings.block_size * _BLOCKS_PER_SHARD
     generated = 0
@@ -199,15 +202,16 @@ class _ShardRun:
     def _fork_jobs(self, problem: Problem) -> list[_Job]:
         """One job per pivot, in order of trunk and depth: a function of the trunks and the seed alone."""
         num_trunks = self.settings.num_trunks
-        pivots = []
+        pivots: list[tuple[int, tuple[Step, ...]]] = []
         for trunk in range(num_trunks):
             steps = self.rollouts[problem.id][trunk].steps
-            for num_shared in choose_pivots(self.settings, problem, trunk, [step.stop for step in steps]):
-                pivots.append((trunk, steps[:num_shared]))
+            depths = choose_pivots(self.settings, problem, trunk, [step.stop for step in steps])
+            pivots.extend((trunk, steps[:depth]) for depth in depths)
         if self.settings.forks_inside:
             pivots = pivots[: self.settings.num_samples - num_trunks]
         return [
-            self._job(problem, (index,), trunk, prefix) for index, (trunk, prefix) in enumerate(pivots, start=num_trunks)
+            self._job(problem, (index,), trunk, prefix)
+            for index, (trunk, prefix) in enumerate(pivots, start=num_trunks)
         ]
 
     def tree(self, problem: Problem) -> ReasoningTree:
@@ -222,9 +226,7 @@ class _ShardRun:
         )
 
 
-def choose_pivots(
-    settings: CollectSettings, problem: Problem, trunk: int, stops: Sequence[StopReason]
-) -> list[int]:
+def choose_pivots(settings: CollectSettings, problem: Problem, trunk: int, stops: Sequence[StopReason]) -> list[int]:
     """Numbers of trunk steps that forks keep: the pivots of one trunk, from its root to its end.
 
     Inner nodes are those behind which the trunk went on; the last step is not one, whatever ended it.

@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: a progress bar with the time left, or a line every ten seconds where nobody watches.
+"""What a run shows in the terminal: a progress bar with the time left, or a line every ten seconds without one.
 
 All of it goes to standard error, so that standard output holds results only.
 """
@@ -26,7 +26,13 @@ def progress(title: str, total: int) -> Iterator[Tell]:
     if not console.is_terminal:
         yield _lines(title, total)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+    )
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bar:
         task = bar.add_task(title, total=total, note="")
 
@@ -47,6 +53,10 @@ def _lines(title: str, total: int) -> Tell:
             return
         last = now
         left = (now - started) * (total - done) / max(1, done)
-        print(f"{title}: {done}/{total}, {now - started:.0f} s, {left:.0f} s left {note}".rstrip(), file=sys.stderr, flush=True)
+        print(
+            f"{title}: {done}/{total}, {now - started:.0f} s, {left:.0f} s left {note}".rstrip(),
+            file=sys.stderr,
+            flush=True,
+        )
 
     return tell

@@ -72,7 +72,7 @@ class Proposer(Protocol):
     local model): rounding depends on the batch, so an interrupted batch is run again as a whole."""
 
     def propose(self, requests: Sequence[Request]) -> list[Reply]:
-        """Replies in the order of the requests. A draw that failed is a step with stop reason ERROR, not an exception."""
+        """Replies in the order of the requests. A failed draw is a step with stop reason ERROR, not an exception."""
         ...
 
 

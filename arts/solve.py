@@ -28,7 +28,7 @@ class Solution:
     def lines(self, max_alternatives: int = 5) -> Iterator[str]:
         """The report of `arts solve`."""
         if self.leaf is None:
-            yield f"{self.tree.problem.prompt}: none of {len(self.tree.trunks)} draws finished; try more tokens or samples"
+            yield f"{self.tree.problem.prompt}: none of {len(self.tree.trunks)} draws finished; draw more samples"
             return
         ranked = _answers(self.tree)
         total = math.fsum(_flow(leaf) * leaf.num_draws for leaf in ranked)
@@ -45,7 +45,8 @@ class Solution:
         hidden = len(ranked) - 1 - max_alternatives
         if hidden > 0:
             yield f"             and {hidden} more with less flow"
-        yield f"tokens       {self.proposer_usage.generated_tokens} generated, {self.verifier_tokens} read by the verifier"
+        generated = self.proposer_usage.generated_tokens
+        yield f"tokens       {generated} generated, {self.verifier_tokens} read by the verifier"
 
 
 def solve(

@@ -136,7 +136,9 @@ class Collection:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise ValueError(f"another process is writing to {self.folder}; wait for it or choose another --out") from error
+                raise ValueError(
+                    f"another process is writing to {self.folder}; wait for it or choose another --out"
+                ) from error
             yield
 
     def read_journal(self, shard: int) -> list[JournalRow]:
@@ -154,7 +156,9 @@ class Collection:
             try:
                 rows.append(_journal_row(json.loads(line)))
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} line {number} is damaged ({error}); delete the file to draw this shard again") from error
+                raise ValueError(
+                    f"{path} line {number} is damaged ({error}); delete the file to draw this shard again"
+                ) from error
         return rows
 
     def append(self, shard: int, rows: Sequence[JournalRow]) -> None:
@@ -193,7 +197,9 @@ def create_collection(folder: Path, header: Mapping[str, Any], *, about: Mapping
             if found.get(key) != wanted.get(key)
         ]
         if different:
-            raise ValueError(f"{folder} was collected with other settings ({'; '.join(different)}); choose another --out")
+            raise ValueError(
+                f"{folder} was collected with other settings ({'; '.join(different)}); choose another --out"
+            )
         return Collection(folder, found)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +217,9 @@ def open_collection(folder: Path) -> Collection:
     """
     path = folder / "collection.json"
     if not path.is_file():
-        raise ValueError(f"{str(folder)!r} holds no collection (no collection.json); make one with `arts collect --out {folder}`")
+        raise ValueError(
+            f"{str(folder)!r} holds no collection (no collection.json); make one with `arts collect --out {folder}`"
+        )
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -251,7 +259,8 @@ def _journal_row_to_json(row: JournalRow) -> dict[str, Any]:
         "problem": row.problem_id,
         "usage": list(row.usage),
         "rollouts": [
-            [rollout.index, rollout.trunk, rollout.num_shared, [list(step) for step in rollout.steps]] for rollout in row.rollouts
+            [rollout.index, rollout.trunk, rollout.num_shared, [list(step) for step in rollout.steps]]
+            for rollout in row.rollouts
         ],
     }
 

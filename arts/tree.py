@@ -26,7 +26,7 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `prompt` is the user's message; `metadata` is JSON and belongs to the task (gold answers, levels)."""
+    """One problem. `prompt` is the user's message; `metadata` is JSON of the task's (gold answers, levels)."""
 
     id: str
     prompt: str
@@ -64,7 +64,8 @@ class Step(NamedTuple):
     stop: StopReason
 
 
-class Rollout(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rollout:
     """A draw down to its end. Its first `num_shared` steps are those of trunk `trunk`; only the later ones were drawn.
 
     A main trajectory has `num_shared = 0` and is its own trunk. `index` is unique inside the problem.
@@ -111,12 +112,14 @@ class ReasoningTree:
     log_prior_law: LogPriorLaw = "raw"
     tokenizer: str | None = None
     "fingerprint of the tokenizer that `token_ids` belong to"
-    usage: Usage = Usage()
+    usage: Usage = Usage(0, 0, 0)  # noqa: RUF009 (a tuple: no state is shared)
     "what drawing this tree cost"
 
     def __post_init__(self) -> None:
         if not self.nodes or self.nodes[0].parent != -1:
             raise ValueError(f"tree of problem {self.problem.id!r}: the first node must be the root, with parent -1")
+        if not all(0 < leaf < len(self.nodes) for leaf in self.trunks):
+            raise ValueError(f"tree of problem {self.problem.id!r}: trunks {self.trunks} are not ids of its step nodes")
         for index, node in enumerate(self.nodes):
             if node.id != index or (index > 0 and not 0 <= node.parent < index):
                 raise ValueError(
@@ -180,15 +183,28 @@ def build_tree(
         merge: equal steps below one parent become one node that counts its draws. Otherwise every draw has nodes of its
             own, and two equal draws are siblings.
         judge: the checker, called with the text of each finished solution.
+
+    Raises:
+        ValueError: two rollouts share an index, or a fork has no trunk to hang on.
     """
-    ordered = sorted(rollouts, key=lambda rollout: rollout.index)
+    ordered = sorted(rollouts, key=lambda rollout: (rollout.num_shared > 0, rollout.index))
+    if len({rollout.index for rollout in ordered}) < len(ordered):
+        raise ValueError(f"problem {problem.id!r}: two rollouts have the same index")
     nodes: list[dict[str, Any]] = [{"id": 0, "parent": -1}]
     known: dict[tuple[int, tuple[int, ...], str, StopReason], int] = {}
     trunk_paths: dict[int, list[int]] = {}
     texts: dict[int, str] = {0: ""}
     trunks = []
     for rollout in ordered:
-        path = [0] if rollout.num_shared == 0 else trunk_paths[rollout.trunk][: rollout.num_shared + 1]
+        path = [0]
+        if rollout.num_shared > 0:
+            trunk_path = trunk_paths.get(rollout.trunk, [])
+            if rollout.num_shared >= len(trunk_path) - 1:
+                raise ValueError(
+                    f"problem {problem.id!r}: rollout {rollout.index} shares {rollout.num_shared} steps with trunk "
+                    f"{rollout.trunk}, which has {max(0, len(trunk_path) - 1)}; a fork leaves its trunk before the end"
+                )
+            path = trunk_path[: rollout.num_shared + 1]
         for step in rollout.steps:
             parent = path[-1]
             key = (parent, step.token_ids, step.text, step.stop)
@@ -223,25 +239,20 @@ def draw_tree(tree: ReasoningTree, *, max_nodes: int = 60) -> Iterator[str]:
     """Lines of a text drawing: step, draws, flow, and right or wrong at finished leaves."""
     children = tree.children()
     yield tree.problem.prompt
+    stack = [(child, "", child == children[0][-1]) for child in reversed(children[0])]
     shown = 0
-
-    def walk(node_id: int, indent: str) -> Iterator[str]:
-        nonlocal shown
-        for position, child_id in enumerate(children[node_id]):
-            if shown >= max_nodes:
-                return
-            shown += 1
-            last = position == len(children[node_id]) - 1
-            yield f"{indent}{'└─ ' if last else '├─ '}{_label(tree.nodes[child_id])}"
-            yield from walk(child_id, indent + ("   " if last else "│  "))
-
-    yield from walk(0, "")
+    while stack and shown < max_nodes:
+        node_id, indent, last = stack.pop()
+        shown += 1
+        yield f"{indent}{'└─ ' if last else '├─ '}{_label(tree.nodes[node_id])}"
+        below = indent + ("   " if last else "│  ")
+        stack.extend((child, below, child == children[node_id][-1]) for child in reversed(children[node_id]))
     if shown < len(tree.nodes) - 1:
         yield f"   … {len(tree.nodes) - 1 - shown} more steps"
 
 
 def _label(node: Node) -> str:
-    parts = [node.text.strip()]
+    parts = [" ".join(node.text.split())]
     if node.num_draws > 1:
         parts.append(f"×{node.num_draws}")
     if node.log_flow is not None:

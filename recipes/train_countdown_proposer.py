@@ -24,7 +24,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 from arts.tasks.countdown import STEP_SEPARATOR, sample_trace
 
 END, PAD = "<|end|>", "<|pad|>"
-CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if message['role'] != 'assistant' %}{{ '\\n' }}{% endif %}{% endfor %}"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] != 'assistant' %}{{ '\\n' }}{% endif %}{% endfor %}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +54,9 @@ class Settings:
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Bytes, and one token for every number of two digits and for every number or '>' behind a blank.
 
-    Every text survives a round trip (in Unicode's composed form); `;` and the newline are always tokens of their own, so
-    no token crosses a step. The numbers are added tokens, not merges: AutoTokenizer gives every Qwen2 folder Qwen2's own
-    pre-tokenizer, which would cut numbers into digits before any merge.
+    Every text survives a round trip (in Unicode's composed form); `;` and the newline are always tokens of their own,
+    so no token crosses a step. The numbers are added tokens, not merges: AutoTokenizer gives every Qwen2 folder Qwen2's
+    own pre-tokenizer, which would cut numbers into digits before any merge.
     """
     digits = "0123456789"
     numbers = [a + b for a in digits[1:] for b in digits]
@@ -114,7 +117,9 @@ def sample_training_traces(settings: Settings) -> list[tuple[str, str]]:
     return [pair for batch in batches for pair in batch]
 
 
-def batches_of_ids(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches_of_ids(
+    pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, batch_size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Right-padded ids [B, T] and labels [B, T]; prompt and padding carry the label -100."""
     for start in range(0, len(pairs), batch_size):
         chunk = pairs[start : start + batch_size]
@@ -141,10 +146,15 @@ def train(settings: Settings, out: Path) -> None:
     tokenizer = build_tokenizer()
     model = Qwen2ForCausalLM.from_pretrained(settings.init) if settings.init else build_model(settings, tokenizer)
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.peak_lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.peak_lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay
+    )
     pairs = sample_training_traces(settings)
     num_steps = math.ceil(len(pairs) / settings.batch_size)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(pairs):,} traces, {num_steps} steps", flush=True)
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(pairs):,} traces, {num_steps} steps",
+        flush=True,
+    )
 
     checkpoint, first_step, spent_s, num_tokens = out / "checkpoint.pt", 0, 0.0, 0
     if checkpoint.exists():
@@ -169,21 +179,47 @@ def train(settings: Settings, out: Path) -> None:
         num_tokens += int((ids != tokenizer.pad_token_id).sum())
         spent_s = time.monotonic() - start
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1}/{num_steps} loss {sum(running[-50:]) / 50:.4f} tokens {num_tokens:,} {spent_s:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{num_steps} loss {sum(running[-50:]) / 50:.4f} tokens {num_tokens:,} {spent_s:.0f} s",
+                flush=True,
+            )
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == num_steps:
             torch.save(
-                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "spent_s": spent_s, "num_tokens": num_tokens},
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                    "spent_s": spent_s,
+                    "num_tokens": num_tokens,
+                },
                 checkpoint.with_suffix(".tmp"),
             )
             checkpoint.with_suffix(".tmp").replace(checkpoint)
         if spent_s > settings.stop_after_s:
             break
-    save(model, tokenizer, settings, out / "model", {"loss": sum(running[-50:]) / max(1, len(running[-50:])), "tokens": num_tokens, "seconds": round(spent_s)})
+    save(
+        model,
+        tokenizer,
+        settings,
+        out / "model",
+        {"loss": sum(running[-50:]) / max(1, len(running[-50:])), "tokens": num_tokens, "seconds": round(spent_s)},
+    )
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: Settings, folder: Path, measured: dict[str, float]) -> None:
+def save(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings,
+    folder: Path,
+    measured: dict[str, float],
+) -> None:
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

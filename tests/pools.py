@@ -28,18 +28,18 @@ def pool_tree(
     by_text = {_end(draw): draw for draw in (*draws, *forks)}
 
     def judge(text: str) -> Verdict:
-        draw = by_text[text.split("; ")[1]]
+        draw = by_text[text.split(" => ")[1]]
         return Verdict(draw.correct, draw.answer, "" if draw.correct else "not it")
 
     trunks = [Rollout(index, index, 0, (_think(draw), _answer(draw))) for index, draw in enumerate(draws)]
     extra = [Rollout(len(draws) + index, 0, 1, (_answer(draw),)) for index, draw in enumerate(forks)]
     tree = build_tree(problem, [*trunks, *extra], judge=judge, usage=usage)
-    ends = {node.id: by_text[node.text] for node in tree.leaves()}
+    ends = {node.id: by_text[node.text] for node in tree.leaves() if node.text}
     return tree.with_log_flows([ends[node.id].log_flow if node.id in ends else 0.0 for node in tree.nodes])
 
 
 def _think(draw: Draw) -> Step:
-    return Step(f"think of {draw.answer}; ", (1, 2), -0.5, StopReason.STOP)
+    return Step(f"think of {draw.answer} => ", (1, 2), -0.5, StopReason.STOP)
 
 
 def _end(draw: Draw) -> str:

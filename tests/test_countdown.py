@@ -96,6 +96,7 @@ CASES = [
     (PAIR, "8*3=2_4|24", GRAMMAR, "an underscore, which int() would take"),
     (PAIR, "８*３=２４|２４", GRAMMAR, "full-width digits, which int() would take"),
     (PAIR, "٨*٣=٢٤|٢٤", GRAMMAR, "Arabic-Indic digits, which int() would take"),
+    (PAIR, "8*3=2４|2４", GRAMMAR, "a full-width digit inside a number"),
     (PAIR, "8*3=24|²4", GRAMMAR, "superscript digit"),
     (PAIR, "8×3=24|24", GRAMMAR, "typographic sign"),
     (PAIR, "8−3=5|5", GRAMMAR, "typographic minus"),
@@ -191,7 +192,7 @@ def brute_force(numbers: tuple[int, ...]) -> frozenset[tuple[int, str]]:
 def test_solver_finds_exactly_what_brute_force_finds(num_numbers: int) -> None:
     rng = random.Random(num_numbers)
     solvable = 0
-    for _ in range(60 if num_numbers < 4 else 8):
+    for _ in range(60 if num_numbers < 4 else 5):
         numbers = tuple(sorted(rng.randint(1, 15) for _ in range(num_numbers)))
         expressions = brute_force(numbers)
         for target in range(1, 100):
@@ -278,7 +279,8 @@ def test_split_shares_are_80_10_10_of_distinct_problems() -> None:
     rng = random.Random(0)
     problems = {sample_trace(rng, 4)[0] for _ in range(4000)}
     counts = Counter(problem.split for problem in problems)
-    for split, share in [("train", 0.8), ("validation", 0.1), ("test", 0.1)]:
+    shares: dict[Split, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+    for split, share in shares.items():
         standard_error = (share * (1 - share) / len(problems)) ** 0.5
         assert counts[split] / len(problems) == pytest.approx(share, abs=4 * standard_error)
 

@@ -87,7 +87,7 @@ def accuracy(selector: str, pool: Sequence[Sequence[Draw]], k: int, seed: int = 
     }[selector]()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(draws_strategy)
 def test_every_selector_is_the_mean_over_all_subsets(draws: list[Draw]) -> None:
     for k in range(1, len(draws) + 1):
@@ -125,8 +125,10 @@ def test_every_selector_is_the_mean_over_all_subsets(draws: list[Draw]) -> None:
         ("flow_vote", [Draw("r", True, 5000.0), *[Draw("x", False, 4999.5)] * 2], {3: 0}),
         ("flow_vote", [Draw("r", True, -5000.0), Draw("x", False, -5000.5)], {1: 1 / 2, 2: 1}),
         ("flow_vote", [Draw("r", True, 800.0), Draw("x", False, -800.0), Draw("y", False, -801.0)], {2: 2 / 3}),
-        # log .1 + log .2 against log .3: a tie, although .1 + .2 > .3 in floats.
-        ("flow_vote", [*(Draw("x", False, math.log(w)) for w in (0.1, 0.2)), Draw("r", True, math.log(0.3))], {3: 1 / 3}),
+        # A tie although log-sum-exp of log 1 and log 2 need not be log 3 to the last bit.
+        ("flow_vote", [*(Draw("x", False, math.log(w)) for w in (1, 2)), Draw("r", True, math.log(3.0))], {3: 1 / 3}),
+        # A draw without a vote has no weight either, however large its flow.
+        ("flow_vote", [Draw(None, False, 5000.0), Draw("r", True, 0.0), Draw("x", False, -1.0)], {3: 1}),
     ],
 )  # fmt: skip
 def test_selectors_on_draws_worked_out_by_hand(selector: str, draws: list[Draw], expected: dict[int, float]) -> None:
@@ -135,7 +137,14 @@ def test_selectors_on_draws_worked_out_by_hand(selector: str, draws: list[Draw],
 
 @pytest.mark.parametrize(
     ("num_samples", "num_right", "k", "expected"),
-    [(4, 1, 2, 1 / 2), (5, 2, 3, 1 - 1 / 10), (16, 1, 16, 1), (16, 0, 16, 0), (16, 3, 1, 3 / 16), (16, 2, 8, 1 - 28 / 120)],
+    [
+        (4, 1, 2, 1 / 2),
+        (5, 2, 3, 1 - 1 / 10),
+        (16, 1, 16, 1),
+        (16, 0, 16, 0),
+        (16, 3, 1, 3 / 16),
+        (16, 2, 8, 1 - 28 / 120),
+    ],
 )
 def test_pass_at_k_is_unbiased_estimate(num_samples: int, num_right: int, k: int, expected: float) -> None:
     assert hit_chance(num_samples, k)[num_right] == pytest.approx(expected)
@@ -148,7 +157,7 @@ def test_pass_at_k_averages_to_the_true_chance() -> None:
         assert np.dot(chances, hit_chance(16, k)) == pytest.approx(1 - (1 - p) ** k)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(draws_strategy, st.randoms(use_true_random=False))
 def test_order_of_draws_does_not_matter(draws: list[Draw], rng: object) -> None:
     shuffled = sorted(draws, key=lambda _: rng.random())  # type: ignore[attr-defined]
@@ -157,7 +166,7 @@ def test_order_of_draws_does_not_matter(draws: list[Draw], rng: object) -> None:
             assert accuracy(selector, [draws], k) == pytest.approx(accuracy(selector, [shuffled], k))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(draws_strategy, st.sampled_from([-3000.0, 3000.0]))
 def test_scale_of_flows_does_not_matter(draws: list[Draw], shift: float) -> None:
     shifted = [draw._replace(log_flow=draw.log_flow + shift) for draw in draws]
@@ -166,7 +175,7 @@ def test_scale_of_flows_does_not_matter(draws: list[Draw], shift: float) -> None
             assert accuracy(selector, [draws], k) == pytest.approx(accuracy(selector, [shifted], k))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(draws_strategy)
 def test_best_and_most_ignorant_verifier_meet_oracle_and_random(draws: list[Draw]) -> None:
     finished = [draw._replace(finished=True) for draw in draws]
@@ -228,7 +237,10 @@ def test_few_subsets_are_all_taken_and_many_are_drawn_by_seed() -> None:
 
 def test_votes_over_drawn_subsets_are_close_to_those_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
-    pool = [[Draw(answer, answer == "r") for answer in rng.choice(["r", "x", "y"], 12, p=[0.4, 0.4, 0.2])] for _ in range(30)]
+    pool = [
+        [Draw(answer, answer == "r") for answer in rng.choice(["r", "x", "y"], 12, p=[0.4, 0.4, 0.2])]
+        for _ in range(30)
+    ]
     drawn = accuracy("majority", pool, 6)
     monkeypatch.setattr(metrics, "MAX_SUBSETS", math.comb(12, 6))
     exact = accuracy("majority", pool, 6)
@@ -262,7 +274,7 @@ def test_intervals_cover_the_truth_over_problems_and_draws() -> None:
 
 
 def test_differences_are_paired() -> None:
-    """A selector that is right on one problem more than another has a far narrower difference than either has itself."""
+    """A selector right on one problem more than another differs from it by far less than the interval of either."""
     base_P = np.tile([0.0, 1.0], 100)
     better_P = np.maximum(base_P, np.arange(200) == 0)
     estimate = paired_bootstrap(200, seed=0)

@@ -168,6 +168,7 @@ def test_a_path_over_the_token_limit_is_cut_and_unfinished() -> None:
         assert text_of(cut) == text
         assert cut[-1].stop is StopReason.LENGTH  # at 5 tokens the end of sequence is missing: still no answer
         assert all(step.stop is StopReason.STOP for step in cut[:-1])
+        assert all(step.token_ids for step in cut)  # no empty step behind a separator
         assert sum(len(step.token_ids) for step in cut) == reply.usage.generated_tokens == limit
     assert draw(proposer, request([seed], max_new_tokens=6))[0] == whole
 

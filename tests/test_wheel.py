@@ -74,8 +74,9 @@ def test_installed_package_is_the_wheel(environment: Path) -> None:
 
 def test_command_and_module_print_the_same_help(environment: Path) -> None:
     by_command = run(environment / "bin" / "arts", "--help", cwd=environment)
+    by_module = run(environment / "bin" / "python", "-m", "arts", "--help", cwd=environment)
     assert "solve" in by_command
-    assert run(environment / "bin" / "python", "-m", "arts", "--help", cwd=environment) == by_command
+    assert by_module.replace("python -m arts", "arts").split() == by_command.split()
 
 
 def test_shipped_models_solve_a_problem_outside_the_checkout(environment: Path) -> None:

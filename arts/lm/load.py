@@ -18,7 +18,7 @@ _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 20, 64
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model in evaluation mode with its tokenizer; `fingerprint` names the weights, `tokenizer_fingerprint` the ids."""
+    """A model in evaluation mode with its tokenizer; the fingerprints name the weights, and what makes ids of text."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -28,7 +28,8 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of a user message as the model expects it: through the chat template where the tokenizer has one."""

@@ -29,7 +29,9 @@ class PackedTree(NamedTuple):
     "index into `nodes` of each entry's parent; -1 at the root"
 
 
-def pack_tree(parents: Sequence[int], node_token_ids: Sequence[Sequence[int]], nodes: Sequence[int] | None = None) -> PackedTree:
+def pack_tree(
+    parents: Sequence[int], node_token_ids: Sequence[Sequence[int]], nodes: Sequence[int] | None = None
+) -> PackedTree:
     """Pack a tree, or the nodes named (which must hold the ancestors of each, in order of id).
 
     Args:
@@ -127,5 +129,5 @@ def _ancestor_mask(tree: PackedTree) -> np.ndarray:
         if parent >= 0:
             above[index] |= above[parent]
     token_node = np.asarray(tree.token_node)
-    mask = above[token_node][:, token_node]
-    return np.logical_and(mask, np.tri(len(token_node), dtype=bool))
+    mask: np.ndarray = above[token_node][:, token_node] & np.tri(len(token_node), dtype=bool)
+    return mask

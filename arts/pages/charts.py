@@ -170,10 +170,12 @@ def _to_markup(figure: "Figure", name: str, description: str) -> Markup:
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    # A style inside the SVG would hold for the whole page; style.css has the two rules that matter.
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font: \1 var(--sans)", svg)
+    svg = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", svg)
     for role, placeholder in _PLACEHOLDERS.items():
         svg = svg.replace(placeholder, f"var(--{role})")
     return Markup(svg.replace("<svg", f'<svg class="chart" role="img" aria-label="{escape(description)}"', 1))

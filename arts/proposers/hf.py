@@ -32,7 +32,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature <= 100:
-            raise ValueError(f"temperature {self.temperature}; allowed is 0 < temperature <= 100 (0 would leave nothing to draw)")
+            raise ValueError(
+                f"temperature {self.temperature}; allowed is 0 < temperature <= 100 (0 would leave nothing to draw)"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p}; allowed is 0 < top_p <= 1")
 
@@ -64,7 +66,12 @@ class HFProposer:
     """
 
     def __init__(
-        self, language_model: LanguageModel, *, step_separator: str, sampling: Sampling | None = None, max_rows: int = 1024
+        self,
+        language_model: LanguageModel,
+        *,
+        step_separator: str,
+        sampling: Sampling | None = None,
+        max_rows: int = 1024,
     ) -> None:
         self.language_model = language_model
         self.sampling = sampling or Sampling()
@@ -76,10 +83,14 @@ class HFProposer:
         eos = model.generation_config.eos_token_id if model.generation_config is not None else tokenizer.eos_token_id
         self._eos_ids = frozenset(eos if isinstance(eos, list) else [eos] if eos is not None else [])
         if not self._eos_ids:
-            raise ValueError(f"{language_model.folder!r} names no end-of-sequence token; set eos_token_id in generation_config.json")
+            raise ValueError(
+                f"{language_model.folder!r} names no end-of-sequence token; set eos_token_id in generation_config.json"
+            )
         self._context = getattr(model.config, "max_position_embeddings", 1 << 30)
         self.splitter = StepSplitter(
-            lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False), step_separator, self._eos_ids
+            lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+            step_separator,
+            self._eos_ids,
         )
         settings = f"{language_model.fingerprint} {model.dtype} {self.sampling} {step_separator!r} {max_rows}"
         self.fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
@@ -112,7 +123,8 @@ class HFProposer:
             prefix.extend(step.token_ids)
         if len(prefix) >= self._context:
             raise ValueError(
-                f"problem {request.problem.id!r}: its prompt and steps take {len(prefix)} tokens and the model's context is {self._context}"
+                f"problem {request.problem.id!r}: its prompt and steps take {len(prefix)} tokens, "
+                f"and the model's context is {self._context}"
             )
         return prefix
 

@@ -2,7 +2,8 @@
 
 Values V, flows, tempered flows, sampling laws and visibility come from plain recursion over all paths, in the symbols
 of the paper. Objectives, strategies and estimators are first shown right here; the `table` proposer draws from it. This
-module knows no model. W1 to W5 are the weak points of the flow objective listed in docs/paper_map.md.
+module knows no model. Two weak points of the sum flow have names below: W1, it grows with the number of leaves whatever
+their quality; W5, where draws are counted it holds pi_0 already, and sampling by pi_0 F squares pi_0.
 
 Shapes: S, all nodes (node 0 is the root); L, all leaves, in the order of `leaves`.
 """

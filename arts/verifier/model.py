@@ -62,9 +62,13 @@ class FlowVerifier(nn.Module):
         self.language_model = language_model
         self.settings = settings
         self.card = card or {}
-        self.backbone = _with_lora(language_model.model, settings) if settings.tuning == "lora" else language_model.model
+        self.backbone = (
+            _with_lora(language_model.model, settings) if settings.tuning == "lora" else language_model.model
+        )
         hidden = language_model.model.config.hidden_size
-        self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(hidden, 1))
+        self.head = nn.Sequential(
+            nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(hidden, 1)
+        )
         self.head.to(language_model.device)
 
     @property
@@ -112,7 +116,9 @@ class FlowVerifier(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the verifier; `verifier.json` comes last, so a folder that has it is whole."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / "head.safetensors")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / "head.safetensors"
+        )
         if self.settings.tuning == "lora":
             self.backbone.save_pretrained(folder / "adapter")
         else:
@@ -129,7 +135,9 @@ class FlowVerifier(nn.Module):
         write_atomically(folder / "verifier.json", json.dumps(card, indent=2) + "\n")
 
 
-def new_verifier(language_model: LanguageModel, settings: VerifierSettings, *, base: str, seed: int = 0) -> FlowVerifier:
+def new_verifier(
+    language_model: LanguageModel, settings: VerifierSettings, *, base: str, seed: int = 0
+) -> FlowVerifier:
     """An untrained verifier. `base` names the backbone in its card; the seed decides its head and adapters."""
     torch.manual_seed(seed)
     return FlowVerifier(language_model, settings, {"base": base})
@@ -161,13 +169,19 @@ def load_verifier(folder: str | Path, *, base: str | Path | None = None, device:
     """
     path = Path(folder)
     if not (path / "verifier.json").is_file():
-        raise ValueError(f"{str(folder)!r} holds no verifier (no verifier.json); train one with `arts train DIR --out {folder}`")
+        raise ValueError(
+            f"{str(folder)!r} holds no verifier (no verifier.json); train one with `arts train DIR --out {folder}`"
+        )
     card = json.loads((path / "verifier.json").read_text(encoding="utf-8"))
     if card.get("format") != FORMAT:
-        raise ValueError(f"{path / 'verifier.json'} has format version {card.get('format')!r}; this version of arts reads {FORMAT}")
+        raise ValueError(
+            f"{path / 'verifier.json'} has format version {card.get('format')!r}; this version of arts reads {FORMAT}"
+        )
     settings = VerifierSettings(**card["settings"])
     if settings.tuning == "lora" and base is None:
-        raise ValueError(f"verifier {str(folder)!r} is an adapter of {card['base']!r}; name that model's folder with --backbone")
+        raise ValueError(
+            f"verifier {str(folder)!r} is an adapter of {card['base']!r}; name that model's folder with --backbone"
+        )
     if base is not None:
         check_base(card, base)
     if settings.tuning == "full":

@@ -1,4 +1,4 @@
-"""What the verifier is trained on: a target for every node, and a regression loss. Pure functions of one batch of trees.
+"""What the verifier is trained on: a target for every node, and a regression loss. Pure functions of a batch of trees.
 
 Reasoning Flow Matching (paper, method 5). With L(s) the leaves observed under s and R = 10 right, 0.1 wrong:
 
@@ -8,7 +8,6 @@ Reasoning Flow Matching (paper, method 5). With L(s) the leaves observed under s
 Shapes: N nodes of all trees of a batch; parents are indices into the batch.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -28,7 +27,9 @@ class RewardSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.wrong < self.right:
-            raise ValueError(f"rewards right={self.right}, wrong={self.wrong}; need 0 < wrong < right, as log R is trained on")
+            raise ValueError(
+                f"rewards right={self.right}, wrong={self.wrong}; need 0 < wrong < right, as log R is trained on"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class RFMSettings:
 
     target: Literal["monte_carlo", "bootstrap"] = "monte_carlo"
     """Where an inner node's sum comes from. `monte_carlo`: the rewards of the leaves below it, which is where a
-    consistent bootstrap ends up, without its detour through half-trained predictions. `bootstrap`: the model's own flows
-    of the children."""
+    consistent bootstrap ends up, without its detour through half-trained predictions. `bootstrap`: the model's own
+    flows of the children."""
     stop_gradient: bool = True
     "of the bootstrapped target; False also pushes the children towards their parent (residual gradient)"
     leaf_weight: float = 1.0
@@ -50,7 +51,9 @@ class RFMSettings:
         if self.target not in ("monte_carlo", "bootstrap"):
             raise ValueError(f"rfm target is {self.target!r}; allowed are 'monte_carlo' and 'bootstrap'")
         if self.leaf_weight <= 0:
-            raise ValueError(f"leaf_weight is {self.leaf_weight}; it must be positive, or no reward would ever be learned")
+            raise ValueError(
+                f"leaf_weight is {self.leaf_weight}; it must be positive, or no reward would ever be learned"
+            )
 
 
 class NodeTargets(NamedTuple):
@@ -81,7 +84,11 @@ def node_targets(tree: ReasoningTree, rewards: RewardSettings, settings: RFMSett
     is_terminal[0] = False
     right = np.array([node.is_answer and node.verdict is not None and node.verdict.correct for node in tree.nodes])
     reward = np.where(right, rewards.right, rewards.wrong)
-    draws = np.array([node.num_draws for node in tree.nodes]) if settings.count_draws else np.ones(num_nodes, dtype=np.int64)
+    draws = (
+        np.array([node.num_draws for node in tree.nodes])
+        if settings.count_draws
+        else np.ones(num_nodes, dtype=np.int64)
+    )
     flow = np.where(is_terminal, reward, 0.0)
     for index in range(num_nodes - 1, 0, -1):
         flow[parent[index]] += flow[index] * (draws[index] if is_terminal[index] else 1)
@@ -109,9 +116,14 @@ class TargetBatch(NamedTuple):
 
 def join_targets(targets: Sequence[NodeTargets]) -> TargetBatch:
     offsets = np.cumsum([0, *(len(target.parent) for target in targets)])
-    parent = [np.where(target.parent < 0, -1, target.parent + offset) for target, offset in zip(targets, offsets, strict=False)]
+    parent = [
+        np.where(target.parent < 0, -1, target.parent + offset)
+        for target, offset in zip(targets, offsets, strict=False)
+    ]
     joined = [np.concatenate(column) for column in list(zip(*targets, strict=True))[1:]]
-    return TargetBatch(*(torch.from_numpy(np.ascontiguousarray(column)) for column in (np.concatenate(parent), *joined)))
+    return TargetBatch(
+        *(torch.from_numpy(np.ascontiguousarray(column)) for column in (np.concatenate(parent), *joined))
+    )
 
 
 def log_child_sum(log_flow: torch.Tensor, batch: TargetBatch) -> torch.Tensor:
@@ -140,9 +152,3 @@ def rfm_loss(log_flow: torch.Tensor, batch: TargetBatch, settings: RFMSettings) 
     weight = torch.where(batch.is_terminal, settings.leaf_weight, 1.0) * batch.is_known
     residual = log_flow - rfm_targets(log_flow, batch, settings)
     return (weight * residual**2).sum() / weight.sum().clamp(min=1e-12)
-
-
-def success_probability(log_flow: float, rewards: RewardSettings) -> float:
-    """Chance of being right that a terminal flow stands for, if flows are expected rewards: (F - wrong)/(right - wrong)."""
-    share = (math.exp(min(log_flow, 50.0)) - rewards.wrong) / (rewards.right - rewards.wrong)
-    return min(1.0, max(0.0, share))

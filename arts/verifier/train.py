@@ -2,7 +2,7 @@
 
 A run is a function of its settings, trees and base weights: dropout and batch order are seeded by step, so a run that
 was killed goes on from its checkpoint to the same weights, bit for bit on one thread. Checkpoints are one safetensors
-file, replaced by rename. Knows trees and the network; where trees come from, and how verifiers are compared, it does not.
+file, replaced by rename. Knows trees and the network, not where trees come from or how verifiers are compared.
 """
 
 import hashlib
@@ -215,7 +215,7 @@ class _Run:
         order = generator.permutation(len(self.training))
         size = self.settings.batch_trees
         windows = [order[start : start + size * _SORT_WINDOW] for start in range(0, len(order), size * _SORT_WINDOW)]
-        batches = []
+        batches: list[list[int]] = []
         for window in windows:
             by_size = sorted(window, key=lambda index: self.training[index].num_tokens)
             cut = [by_size[start : start + size] for start in range(0, len(by_size), size)]
@@ -230,7 +230,7 @@ class _Run:
         log_flow, targets = predict(self.verifier, batch)
         loss = rfm_loss(log_flow, targets, self.settings.objective)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
         if torch.isfinite(loss) and torch.isfinite(norm):
             self.optimizer.step()
@@ -240,8 +240,8 @@ class _Run:
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row == 10:
                 raise FloatingPointError(
-                    f"loss or gradient was not finite for ten steps up to step {self.step}; the last checkpoint is kept "
-                    f"in {self.folder}. Lower the learning rate ({self.learning_rate:g}) or train in float32"
+                    f"loss or gradient was not finite for ten steps up to step {self.step}; the last checkpoint is "
+                    f"kept in {self.folder}. Lower the learning rate ({self.learning_rate:g}) or train in float32"
                 )
         return float(loss.detach())
 

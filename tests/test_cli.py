@@ -1,0 +1,135 @@
+"""The command line: help without torch, one clear sentence and status 2 for every mistake, and the whole pipeline."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arts.cli import _named_verifiers, main
+from arts.models import shipped_folder
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "arts", *arguments], capture_output=True, text=True, check=False)
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command says on standard error; it must end with status 2, in one line."""
+    monkeypatch.setattr(sys, "argv", ["arts", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("arts: ")
+    return said
+
+
+def test_help_names_every_command_and_imports_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys; sys.argv = ['arts', '--help']\nfrom arts.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code + "print(sorted({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for command in ("collect", "train", "evaluate", "solve", "demo"):
+        assert f"\n  {command}" in shown
+    assert shown.rstrip().endswith("[]")
+
+
+MISTAKES = [
+    (("solve", "3 5 7 11 = 24"), "not a Countdown problem"),
+    (("solve", "3 5 7 11 > x"), "not a Countdown problem"),
+    (("solve", "3 5 700 11 > 24"), "outside 1..99"),
+    (("solve", "1 1 1 1 > 60"), "no solution"),
+    (("solve", "1 2 3 4 5 6 7 > 28"), "Countdown takes 2 to 6"),
+    (("solve", "3 5 7 11 > 24", "--proposer", "hf:/no/such/folder"), "no model folder"),
+    (("solve", "3 5 7 11 > 24", "--proposer", "http://localhost/v1#m"), "not supported yet"),
+    (("solve", "3 5 7 11 > 24", "--verifier", "/no/such/folder"), "holds no verifier"),
+    (("solve", "3 5 7 11 > 24", "--temperature", "0"), "temperature 0"),
+    (("solve", "3 5 7 11 > 24", "--task", "chess"), "unknown task 'chess'"),
+    (("collect", "--out", "X", "--task", "countdown:9"), "3 to 6"),
+    (("collect", "--out", "X", "--num-problems", "0"), "num_problems is 0"),
+    (("collect", "--out", "X", "--split", "dev"), "--split is 'dev'"),
+    (("collect", "--out", "X", "--proposer", "table"), "toy task only"),
+    (("train", "/no/such/folder", "--out", "X"), "holds no collection"),
+    (("evaluate", "--trees", "/no/such/folder", "--out", "X"), "holds no collection"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=[" ".join(a[:3]) for a, _ in MISTAKES])
+def test_mistake_is_one_clear_sentence_and_status_2(
+    arguments: tuple[str, ...],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert expected in fail(monkeypatch, capsys, *arguments)
+    assert not (tmp_path / "X").exists(), "a refused command leaves nothing behind"
+
+
+def test_foreign_folder_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = fail(monkeypatch, capsys, "solve", "3 5 7 11 > 24", "--proposer", f"hf:{tmp_path}")
+    assert str(tmp_path) in said
+    assert "no config.json" in said
+
+
+def test_weights_of_another_kind_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(shipped_folder("countdown-proposer"), folder)
+    (folder / "model.safetensors").write_bytes(b"\x00" * 64)
+    assert "could not be loaded" in fail(monkeypatch, capsys, "solve", "3 5 7 11 > 24", "--proposer", f"hf:{folder}")
+
+
+def test_verifier_of_another_base_model_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "verifier"
+    shutil.copytree(shipped_folder("countdown-verifier"), folder)
+    card = json.loads((folder / "verifier.json").read_text())
+    (folder / "verifier.json").write_text(json.dumps(card | {"base_fingerprint": "0" * 16}))
+    said = fail(monkeypatch, capsys, "solve", "3 5 7 11 > 24", "--verifier", str(folder), "--backbone", "countdown")
+    assert "0000000000000000" in said
+    assert "was trained on" in said
+
+
+def test_collect_train_evaluate_from_the_shell(tmp_path: Path) -> None:
+    train, pool, verifier, out = (str(tmp_path / name) for name in ("train", "pool", "verifier", "out"))
+    drawn = run("collect", "--out", train, "--num-problems", "24", "--num-samples", "4")
+    assert drawn.returncode == 0, drawn.stderr
+    assert " N (the paper's budget is 1.5 N)" in drawn.stdout
+    trained = run("train", train, "--out", verifier, "--epochs", "1", "--validation-share", "0.3")
+    assert trained.returncode == 0, trained.stderr
+    run("collect", "--out", pool, "--split", "test", "--pivots", "none", "--num-problems", "12", "--num-samples", "4")
+    shown = run("evaluate", "--trees", pool, "--verifier", "countdown", "--verifier", f"mine={verifier}", "--out", out)
+    assert shown.returncode == 0, shown.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["num_problems"] == 12
+    assert {"arts", "mine", "random", "majority", "oracle", "flow_vote"} <= set(results["selectors"])
+    assert results["cost"]["verifier"]["computed_tokens"] == results["cost"]["verifier"]["distinct_tokens"] > 0
+    assert len((tmp_path / "out" / "draws.jsonl").read_text().splitlines()) == 12
+    assert "<svg" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_module_and_script_are_the_same_program() -> None:
+    assert "collect" in run("--help").stdout
+    assert run("no-such-command").returncode == 2
+
+
+def test_named_verifiers() -> None:
+    assert _named_verifiers(["countdown", "runs/v2", "prm=runs/v3"]) == [
+        ("arts", "countdown"),
+        ("arts_v2", "runs/v2"),
+        ("prm", "runs/v3"),
+    ]
