@@ -106,6 +106,7 @@ def train_command(
     learning_rate: Annotated[float | None, typer.Option(help="peak; default: by tuning and size")] = None,
     patience: Annotated[int, typer.Option(help="evaluations without progress before it stops")] = 6,
     validation_share: Annotated[float, typer.Option(help="of the problems, kept from training")] = 0.05,
+    checkpoint_every_s: Annotated[float, typer.Option(help="seconds between checkpoints of an unfinished run")] = 60.0,
     seed: int = 0,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
@@ -140,6 +141,7 @@ def train_command(
         learning_rate=learning_rate,
         patience=patience,
         validation_share=validation_share,
+        checkpoint_every_s=checkpoint_every_s,
         seed=seed,
     )
     shape = VerifierSettings(tuning=tuning or ("full" if backbone == "countdown" else "lora"))

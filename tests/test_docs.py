@@ -11,10 +11,17 @@ import typer.main
 from conftest import ROOT
 
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(page for folder in ("docs", "arts", "recipes") for page in (ROOT / folder).rglob("*.md"))]
+    [
+        *ROOT.glob("*.md"),
+        *(
+            page
+            for folder in ("docs", "arts", "examples", "recipes", "results")
+            for page in (ROOT / folder).rglob("*.md")
+        ),
+    ]
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)[^)]*\)|(?:src|href)=\"([^\"]+)\"")
-MENTIONED_FILE = re.compile(r"`((?:arts|docs|examples|recipes|tests|\.ci)/[\w./-]+)`")
+MENTIONED_FILE = re.compile(r"`((?:arts|docs|examples|recipes|results|tests|\.ci)/[\w./-]+)`")
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|root|home|Users|opt|mnt|tmp)/|(?<![\w/])(?:\.\./)?shared/")
 
 

@@ -82,9 +82,19 @@ def _load(auto_class: Any, folder: str | Path, dtype: torch.dtype | None, device
     try:
         AutoConfig.from_pretrained(path, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, padding_side="left")
-        model = auto_class.from_pretrained(path, local_files_only=True, dtype=dtype or "auto")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{str(folder)!r} could not be loaded as a {auto_class.__name__}: {error}") from error
+        model, report = auto_class.from_pretrained(
+            path, local_files_only=True, dtype=dtype or "auto", output_loading_info=True
+        )
+    except Exception as error:  # each kind of damaged file has an error type of its own, some derived from Exception
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{str(folder)!r} could not be loaded as a {auto_class.__name__}: {reason}") from error
+    if report["missing_keys"]:  # transformers would only warn, and go on with random numbers
+        raise ValueError(
+            f"{str(folder)!r}: the weights do not belong to its config.json, which names a {type(model).__name__}; "
+            f"{len(report['missing_keys'])} tensors are missing, such as {min(report['missing_keys'])}"
+        )
+    if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):  # what a missing file makes: it drops all text
+        raise ValueError(f"{str(folder)!r} holds no tokenizer; save it there too, with its save_pretrained")
     model.to(device).eval()
     return LanguageModel(model, tokenizer, weights_fingerprint(path), tokenizer_fingerprint(tokenizer), str(folder))
 

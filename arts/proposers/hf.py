@@ -56,6 +56,9 @@ class _Row:
     stop: StopReason = StopReason.LENGTH
 
 
+_FAILED: tuple[Step, ...] = (Step("", (), None, StopReason.ERROR),)
+
+
 class HFProposer:
     """Proposer over a loaded causal model.
 
@@ -97,12 +100,16 @@ class HFProposer:
 
     @torch.inference_mode()
     def propose(self, requests: Sequence[Request]) -> list[Reply]:
-        """Draw for every request; batches are cut between requests, so siblings share one prefill."""
+        """Draw for every request, at most `max_rows` draws at a time; those of one prefix share its prefill.
+
+        A prefix that leaves no room in the model's context gives failed draws, so that one long problem ends no run.
+        """
         prefixes = [self._prefix_ids(request) for request in requests]
         rows = [
             _Row(index, seed, min(request.max_new_tokens, self._context - len(prefixes[index])))
             for index, request in enumerate(requests)
             for seed in request.seeds
+            if len(prefixes[index]) < self._context
         ]
         for start in range(0, len(rows), self.max_rows):
             self._draw(rows[start : start + self.max_rows], requests, prefixes)
@@ -111,21 +118,16 @@ class HFProposer:
             by_request[row.request].append(row)
         return [
             Reply(
-                tuple(self._steps(row) for row in members),
-                Usage(len(prefix), sum(len(row.ids) for row in members), 1),
+                tuple(self._steps(row) for row in members) or (_FAILED,) * len(request.seeds),
+                Usage(len(prefix), sum(len(row.ids) for row in members), 1) if members else Usage(),
             )
-            for prefix, members in zip(prefixes, by_request, strict=True)
+            for request, prefix, members in zip(requests, prefixes, by_request, strict=True)
         ]
 
     def _prefix_ids(self, request: Request) -> list[int]:
         prefix = self.language_model.prompt_ids(request.problem.prompt)
         for step in request.prefix:
             prefix.extend(step.token_ids)
-        if len(prefix) >= self._context:
-            raise ValueError(
-                f"problem {request.problem.id!r}: its prompt and steps take {len(prefix)} tokens, "
-                f"and the model's context is {self._context}"
-            )
         return prefix
 
     def _draw(self, rows: list[_Row], requests: Sequence[Request], prefixes: Sequence[Sequence[int]]) -> None:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from arts.lm.load import LanguageModel, load_backbone
+from arts.lm.load import LanguageModel, load_backbone, weight_files, weights_fingerprint
 from arts.lm.packing import PackedBatch
 from arts.store import write_atomically
 from arts.tree import ReasoningTree, StopReason
@@ -79,7 +80,8 @@ class FlowVerifier(nn.Module):
         """log F of every node of the batch [N], in float32."""
         device = self.language_model.device
         mask_B1LL = batch.attention_mask_B1LL.to(device)
-        if self.backbone.dtype != torch.float32:  # some attention kernels take no boolean mask in half precision
+        if self.backbone.dtype != torch.float32 or self.backbone.config._attn_implementation != "sdpa":
+            # Some kernels take no boolean mask in half precision, and eager attention adds the mask whatever its type.
             lowest = torch.finfo(self.backbone.dtype).min
             mask_B1LL = torch.where(mask_B1LL, 0.0, lowest).to(self.backbone.dtype)
         hidden_BLH = self.backbone(
@@ -116,11 +118,15 @@ class FlowVerifier(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the verifier; `verifier.json` comes last, so a folder that has it is whole."""
         folder.mkdir(parents=True, exist_ok=True)
+        base = self.card.get("base", Path(self.language_model.folder).absolute().name)
         save_file(
             {name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / "head.safetensors"
         )
         if self.settings.tuning == "lora":
-            self.backbone.save_pretrained(folder / "adapter")
+            # peft would write where the base lies on this machine, in its settings and in an empty model card.
+            self.backbone.peft_config["default"].base_model_name_or_path = base
+            self.backbone.save_pretrained(folder / "adapter", save_embedding_layers=False)
+            (folder / "adapter" / "README.md").unlink(missing_ok=True)
         else:
             self.backbone.save_pretrained(folder / "backbone")
             self.language_model.tokenizer.save_pretrained(folder / "backbone")
@@ -129,7 +135,7 @@ class FlowVerifier(nn.Module):
             "scale": "log_flow",
             **self.card,
             "settings": asdict(self.settings),
-            "base": self.card.get("base", Path(self.language_model.folder).name),
+            "base": base,
             "base_fingerprint": self.card.get("base_fingerprint", self.language_model.fingerprint),
         }
         write_atomically(folder / "verifier.json", json.dumps(card, indent=2) + "\n")
@@ -138,9 +144,12 @@ class FlowVerifier(nn.Module):
 def new_verifier(
     language_model: LanguageModel, settings: VerifierSettings, *, base: str, seed: int = 0
 ) -> FlowVerifier:
-    """An untrained verifier. `base` names the backbone in its card; the seed decides its head and adapters."""
+    """An untrained verifier. `base` names the backbone in its card; the seed decides its head and adapters.
+
+    Of a folder only the last part is kept: a card does not tell where things lie on the machine that wrote it.
+    """
     torch.manual_seed(seed)
-    return FlowVerifier(language_model, settings, {"base": base})
+    return FlowVerifier(language_model, settings, {"base": Path(base).absolute().name})
 
 
 def _with_lora(model: Any, settings: VerifierSettings) -> Any:
@@ -165,14 +174,17 @@ def load_verifier(folder: str | Path, *, base: str | Path | None = None, device:
             one is given all the same, it must be the model the verifier was trained from.
 
     Raises:
-        ValueError: the folder holds no verifier, one of another version, or the base has other weights.
+        ValueError: the folder holds no verifier, one of another version or a damaged one, or the base has other weights.
     """
     path = Path(folder)
     if not (path / "verifier.json").is_file():
         raise ValueError(
             f"{str(folder)!r} holds no verifier (no verifier.json); train one with `arts train DIR --out {folder}`"
         )
-    card = json.loads((path / "verifier.json").read_text(encoding="utf-8"))
+    try:
+        card = json.loads((path / "verifier.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path / 'verifier.json'} is damaged: {error}") from error
     if card.get("format") != FORMAT:
         raise ValueError(
             f"{path / 'verifier.json'} has format version {card.get('format')!r}; this version of arts reads {FORMAT}"
@@ -184,14 +196,14 @@ def load_verifier(folder: str | Path, *, base: str | Path | None = None, device:
         )
     if base is not None:
         check_base(card, base)
-    if settings.tuning == "full":
-        language_model = load_backbone(path / "backbone", device=device)
+    try:
+        language_model = load_backbone(path / "backbone" if settings.tuning == "full" else str(base), device=device)
         verifier = FlowVerifier(language_model, settings, card)
-    else:
-        assert base is not None
-        verifier = FlowVerifier(load_backbone(base, device=device), settings, card)
-        _load_adapter(verifier, path / "adapter")
-    verifier.head.load_state_dict(load_file(path / "head.safetensors", device=device))
+        if settings.tuning == "lora":
+            _load_adapter(verifier, path / "adapter")
+        verifier.head.load_state_dict(load_file(path / "head.safetensors", device=device))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the weights of verifier {str(folder)!r} are damaged or incomplete: {error}") from error
     return verifier.eval()
 
 
@@ -203,8 +215,8 @@ def _load_adapter(verifier: FlowVerifier, folder: Path) -> None:
 
 def check_base(card: dict[str, Any], base: str | Path) -> None:
     """Refuse a base model whose weights are not those the verifier was trained on."""
-    from arts.lm.load import weights_fingerprint
-
+    if not weight_files(Path(base)):
+        raise ValueError(f"base model {str(base)!r} is not a folder with *.safetensors weights")
     found = weights_fingerprint(base)
     if found != card["base_fingerprint"]:
         raise ValueError(

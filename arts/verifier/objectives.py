@@ -8,6 +8,7 @@ Reasoning Flow Matching (paper, method 5). With L(s) the leaves observed under s
 Shapes: N nodes of all trees of a batch; parents are indices into the batch.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -26,7 +27,7 @@ class RewardSettings:
     wrong: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.wrong < self.right:
+        if not 0 < self.wrong < self.right < math.inf:
             raise ValueError(
                 f"rewards right={self.right}, wrong={self.wrong}; need 0 < wrong < right, as log R is trained on"
             )
@@ -50,7 +51,7 @@ class RFMSettings:
     def __post_init__(self) -> None:
         if self.target not in ("monte_carlo", "bootstrap"):
             raise ValueError(f"rfm target is {self.target!r}; allowed are 'monte_carlo' and 'bootstrap'")
-        if self.leaf_weight <= 0:
+        if not 0 < self.leaf_weight < math.inf:
             raise ValueError(
                 f"leaf_weight is {self.leaf_weight}; it must be positive, or no reward would ever be learned"
             )
@@ -64,7 +65,7 @@ class NodeTargets(NamedTuple):
     is_terminal: np.ndarray
     "a leaf with a known outcome: finished, or cut off and therefore wrong"
     is_known: np.ndarray
-    "False for failed draws and for nodes with nothing but failed draws below: they take no part"
+    "False for failed and unexplored leaves, and for nodes with nothing else below: they take no part"
     log_reward: np.ndarray
     "log R at terminal nodes, 0 elsewhere"
     log_observed_flow: np.ndarray
@@ -79,9 +80,8 @@ def node_targets(tree: ReasoningTree, rewards: RewardSettings, settings: RFMSett
     parent = np.array([node.parent for node in tree.nodes], dtype=np.int64)
     has_children = np.zeros(num_nodes, dtype=bool)
     has_children[parent[1:]] = True
-    failed = np.array([node.stop is StopReason.ERROR for node in tree.nodes])
-    is_terminal = ~has_children & ~failed
-    is_terminal[0] = False
+    ended = np.array([node.stop in (StopReason.EOS, StopReason.LENGTH) for node in tree.nodes])
+    is_terminal = ~has_children & ended
     right = np.array([node.is_answer and node.verdict is not None and node.verdict.correct for node in tree.nodes])
     reward = np.where(right, rewards.right, rewards.wrong)
     draws = (
@@ -129,7 +129,7 @@ def join_targets(targets: Sequence[NodeTargets]) -> TargetBatch:
 def log_child_sum(log_flow: torch.Tensor, batch: TargetBatch) -> torch.Tensor:
     """log sum_{s'} F(s') over the observed children of every node [N]; -inf where there are none."""
     is_child = (batch.parent >= 0) & batch.is_known
-    value = torch.where(is_child, log_flow + batch.log_draws, -torch.inf)
+    value = torch.where(is_child, log_flow + batch.log_draws.to(log_flow.dtype), -torch.inf)
     into = batch.parent.clamp(min=0)
     highest = torch.full_like(log_flow, -torch.inf).scatter_reduce(0, into, value.detach(), "amax")
     shift = torch.where(highest.isfinite(), highest, 0.0)
@@ -147,8 +147,13 @@ def rfm_targets(log_flow: torch.Tensor, batch: TargetBatch, settings: RFMSetting
     return torch.where(batch.is_terminal, batch.log_reward, inner).to(log_flow.dtype)
 
 
+def node_weights(batch: TargetBatch, settings: RFMSettings) -> torch.Tensor:
+    """Weight of each node's squared error [N]; 0 where nothing is known."""
+    return torch.where(batch.is_terminal, settings.leaf_weight, 1.0) * batch.is_known
+
+
 def rfm_loss(log_flow: torch.Tensor, batch: TargetBatch, settings: RFMSettings) -> torch.Tensor:
     """Weighted mean over nodes of (log F(s) - target(s))^2. Zero exactly at the observed flows."""
-    weight = torch.where(batch.is_terminal, settings.leaf_weight, 1.0) * batch.is_known
+    weight = node_weights(batch, settings)
     residual = log_flow - rfm_targets(log_flow, batch, settings)
     return (weight * residual**2).sum() / weight.sum().clamp(min=1e-12)

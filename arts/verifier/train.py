@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from arts.verifier.objectives import (
     TargetBatch,
     join_targets,
     node_targets,
+    node_weights,
     rfm_loss,
 )
 from arts.verifier.scorer import pack_for, pad_id
@@ -56,14 +57,15 @@ class TrainSettings:
     patience: int = 6
     "evaluations without a better validation loss before training stops; the best weights are kept"
     checkpoint_every_s: float = 60.0
+    "0: after every step. How often is no part of the run: it may go on with another value"
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "batch_trees", "evaluations_per_epoch", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive and finite")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; it must lie between 0 and 1")
 
@@ -203,7 +205,7 @@ class _Run:
                 validation = self._validate()
             if self.watch:
                 self.watch(TrainProgress(self.step, self.num_steps, loss, validation, self.seconds))
-            if time.monotonic() - saved > self.settings.checkpoint_every_s:
+            if time.monotonic() - saved >= self.settings.checkpoint_every_s and self._is_sound():
                 self._save_checkpoint()
                 saved = time.monotonic()
         return self._save_verifier()
@@ -257,9 +259,9 @@ class _Run:
         for start in range(0, len(ordered), self.settings.batch_trees):
             batch = ordered[start : start + self.settings.batch_trees]
             log_flow, targets = predict(self.verifier, batch)
-            num_nodes = int(targets.is_known.sum())
-            total += float(rfm_loss(log_flow, targets, self.settings.objective)) * num_nodes
-            weight += num_nodes
+            batch_weight = float(node_weights(targets, self.settings.objective).sum())
+            total += float(rfm_loss(log_flow, targets, self.settings.objective)) * batch_weight
+            weight += batch_weight
             picked += _picked_right(log_flow.cpu().numpy(), batch, self.settings.rewards)
         validation = Validation(total / max(1.0, weight), picked / len(ordered))
         if validation.loss < self.best.loss:
@@ -269,7 +271,18 @@ class _Run:
             self.stale += 1
         return validation
 
+    def _is_sound(self) -> bool:
+        """Is this a state to come back to? Not where steps are being skipped or a weight is not finite."""
+        return self.skipped_in_a_row == 0 and all(
+            bool(torch.isfinite(parameter).all()) for parameter in self.parameters.values()
+        )
+
     def _save_verifier(self) -> TrainResult:
+        if not math.isfinite(self.best.loss):
+            raise FloatingPointError(
+                f"the validation loss was not finite after any of {self.step} steps, so there are no weights to keep; "
+                f"lower the learning rate ({self.learning_rate:g}) or train in float32"
+            )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best_weights[name])
@@ -293,13 +306,16 @@ class _Run:
         return self.folder / "checkpoint.safetensors"
 
     def _identity(self, examples: Sequence[Example]) -> str:
-        """Names the run: settings, base weights, and the ids and targets of every tree."""
+        """Names the run: settings, base weights, and the ids, shape and targets of every tree."""
+        settings = replace(self.settings, checkpoint_every_s=0.0)  # how often it is saved does not change the result
         digest = hashlib.sha256(
-            f"{self.settings} {self.verifier.settings} {self.verifier.language_model.fingerprint}".encode()
+            f"{settings} {self.verifier.settings} {self.verifier.language_model.fingerprint}".encode()
         )
         for example in examples:
             digest.update(example.problem_id.encode())
             digest.update(example.targets.log_observed_flow.tobytes())
+            digest.update(example.targets.parent.tobytes())
+            digest.update(np.asarray(example.trunks, dtype=np.int64).tobytes())
             for part in example.parts:
                 digest.update(np.asarray(part.token_ids, dtype=np.int64).tobytes())
         return digest.hexdigest()
@@ -362,13 +378,14 @@ def predict(verifier: FlowVerifier, batch: Sequence[Example]) -> tuple[torch.Ten
 def _picked_right(log_flow: np.ndarray, batch: Sequence[Example], rewards: RewardSettings) -> float:
     """Number of problems whose trunk leaf of highest flow is right; without trunks (imported trees) of any leaf."""
     right, offset = 0, 0
+    halfway = (math.log(rewards.right) + math.log(rewards.wrong)) / 2
     for example in batch:
         own = log_flow[offset : offset + len(example.targets.parent)]
         offset += len(own)
         leaves = np.array(example.trunks or np.flatnonzero(example.targets.is_terminal), dtype=np.int64)
         if len(leaves):
             best = leaves[np.argmax(own[leaves])]
-            right += example.targets.is_terminal[best] and example.targets.log_reward[best] == math.log(rewards.right)
+            right += example.targets.is_terminal[best] and example.targets.log_reward[best] > halfway
     return float(right)
 
 

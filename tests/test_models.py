@@ -1,0 +1,74 @@
+"""The shipped weights: small, described, of one family, and with a tokenizer that loses nothing."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arts.lm.load import load_causal_lm, weights_fingerprint
+from arts.models import shipped_folder
+from arts.tasks.countdown import sample_trace
+from arts.verifier.model import load_verifier
+
+PROPOSER, VERIFIER = shipped_folder("countdown-proposer"), shipped_folder("countdown-verifier")
+LANGUAGE_MODEL = load_causal_lm(PROPOSER)
+TOKENIZER = LANGUAGE_MODEL.tokenizer
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("folder", [PROPOSER, VERIFIER], ids=lambda folder: folder.name)
+def test_shipped_model_is_small_described_and_free_of_pickles(folder: Path) -> None:
+    assert size(folder) < 5_000_000
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "Apache-2.0" in card
+    assert "95%" in card
+    allowed = {".json", ".safetensors", ".md", ".jinja"}
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= allowed
+
+
+def test_proposer_is_a_qwen2_model_of_the_promised_size() -> None:
+    assert json.loads((PROPOSER / "config.json").read_text())["architectures"] == ["Qwen2ForCausalLM"]
+    num_weights = sum(weight.numel() for weight in LANGUAGE_MODEL.model.parameters())
+    assert 800_000 <= num_weights <= 2_500_000
+    assert f"{num_weights:,} weights" in (PROPOSER / "README.md").read_text(encoding="utf-8")
+    assert len(TOKENIZER) == LANGUAGE_MODEL.model.config.vocab_size, "no text gives an id without a row"
+
+
+def test_verifier_is_trained_from_the_shipped_proposer_with_rfm_on_enough_problems() -> None:
+    card = json.loads((VERIFIER / "verifier.json").read_text())
+    assert card["base_fingerprint"] == weights_fingerprint(PROPOSER)
+    assert card["objective"]["name"] == "rfm"
+    assert card["scale"] == "log_flow"
+    assert card["result"]["num_trained_trees"] >= 8000
+    verifier = load_verifier(VERIFIER, base=PROPOSER)
+    assert verifier.language_model.tokenizer_fingerprint == LANGUAGE_MODEL.tokenizer_fingerprint
+
+
+def test_user_text_is_the_prompt() -> None:
+    ids = LANGUAGE_MODEL.prompt_ids("3 5 7 11 > 24")
+    assert TOKENIZER.decode(ids) == "3 5 7 11 > 24\n"
+    assert len(ids) == 7
+
+
+@given(st.text(max_size=60))
+def test_every_composed_text_survives_the_tokenizer(text: str) -> None:
+    import unicodedata
+
+    text = unicodedata.normalize("NFC", text)
+    if "<|" not in text:
+        assert TOKENIZER.decode(TOKENIZER(text)["input_ids"]) == text
+
+
+@given(st.integers(0, 10_000), st.integers(3, 6))
+def test_no_token_crosses_a_step(seed: int, num_numbers: int) -> None:
+    problem, solution = sample_trace(random.Random(seed), num_numbers)
+    text = f"{problem.text}\n{solution}"
+    joined = [id for part in text.replace(";", ";\0").split("\0") for id in TOKENIZER(part)["input_ids"]]
+    assert TOKENIZER(text)["input_ids"] == joined
+    assert all(TOKENIZER.decode([id]) == ";" for id in joined if ";" in TOKENIZER.decode([id]))
