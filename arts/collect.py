@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from arts.protocols import Proposer, Reply, Request, Split, Task
 from arts.store import Collection, JournalRow, create_collection
@@ -50,6 +50,9 @@ class CollectSettings:
     "problems that are drawn in one batch; part of the law of a float32 model, as rounding depends on it"
 
     def __post_init__(self) -> None:
+        for name, choices in (("split", get_args(Split)), ("pivots", get_args(Pivots))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(choices)}")
         if self.first_problem < 0:
             raise ValueError(f"first_problem is {self.first_problem}; it must be at least 0")
         for name in ("num_problems", "num_samples", "block_size"):
@@ -109,6 +112,7 @@ def collect(
         for shard, start in enumerate(range(0, len(problems), shard_size)):
             wanted = problems[start : start + shard_size]
             if collection.shard_path(shard).exists():
+                collection.drop_journal(shard)
                 continue
             run = _ShardRun(task, proposer, settings, collection, shard)
             for block in range(0, len(wanted), settings.block_size):

@@ -34,6 +34,15 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder and the like into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
+
+
 def dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
@@ -42,18 +51,20 @@ def dump(value: object) -> str:
 
 
 def tree_to_json(tree: ReasoningTree) -> dict[str, Any]:
-    return {
+    row: dict[str, Any] = {
         "problem": {"id": tree.problem.id, "prompt": tree.problem.prompt, "metadata": dict(tree.problem.metadata)},
         "log_prior_law": tree.log_prior_law,
         "tokenizer": tree.tokenizer,
         "usage": tree.usage._asdict(),
         "trunks": list(tree.trunks),
-        "nodes": [_node_to_json(node) for node in tree.nodes[1:]],
     }
+    if tree.nodes[0].log_flow is not None:
+        row["log_flow"] = tree.nodes[0].log_flow
+    return row | {"nodes": [_node_to_json(node) for node in tree.nodes[1:]]}
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:
-    """A node without what is at its default; the root is not written."""
+    """A node without what is at its default. The root is no row of its own: only its log-flow says anything."""
     row: dict[str, Any] = {
         "parent": node.parent,
         "text": node.text,
@@ -71,7 +82,7 @@ def _node_to_json(node: Node) -> dict[str, Any]:
 
 
 def tree_from_json(row: Mapping[str, Any]) -> ReasoningTree:
-    nodes = [Node(id=0, parent=-1)]
+    nodes = [Node(id=0, parent=-1, log_flow=row.get("log_flow"))]
     for index, node in enumerate(row["nodes"], start=1):
         nodes.append(
             Node(
@@ -132,7 +143,9 @@ class Collection:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for writing; a second process gets a ValueError instead of a mixed journal."""
-        with (self.folder / ".lock").open("w") as file:
+        with _writing_to(self.folder):
+            file = (self.folder / ".lock").open("w")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -149,7 +162,7 @@ class Collection:
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
-            with path.open("r+b") as file:
+            with _writing_to(self.folder), path.open("r+b") as file:
                 file.truncate(whole)
         rows = []
         for number, line in enumerate(content[:whole].splitlines(), start=1):
@@ -164,14 +177,20 @@ class Collection:
     def append(self, shard: int, rows: Sequence[JournalRow]) -> None:
         """Put replies on disk; they count once this returns."""
         lines = "".join(dump(_journal_row_to_json(row)) + "\n" for row in rows)
-        with self._journal_path(shard).open("a", encoding="utf-8") as file:
+        with _writing_to(self.folder), self._journal_path(shard).open("a", encoding="utf-8") as file:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
 
     def finish_shard(self, shard: int, trees: Sequence[ReasoningTree]) -> None:
-        write_atomically(self.shard_path(shard), "".join(dump(tree_to_json(tree)) + "\n" for tree in trees))
-        self._journal_path(shard).unlink(missing_ok=True)
+        with _writing_to(self.folder):
+            write_atomically(self.shard_path(shard), "".join(dump(tree_to_json(tree)) + "\n" for tree in trees))
+        self.drop_journal(shard)
+
+    def drop_journal(self, shard: int) -> None:
+        """Remove the journal of a finished shard; a crash right after the rename leaves it there."""
+        with _writing_to(self.folder):
+            self._journal_path(shard).unlink(missing_ok=True)
 
     def _journal_path(self, shard: int) -> Path:
         return self.folder / f"trees-{shard:05d}.journal"
@@ -191,22 +210,30 @@ def create_collection(folder: Path, header: Mapping[str, Any], *, about: Mapping
     path = folder / "collection.json"
     if path.exists():
         found = open_collection(folder).header
+        there, asked = _flat({key: value for key, value in found.items() if key != "about"}), _flat(wanted)
         different = [
-            f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} asked for"
-            for key in sorted({*wanted, *found} - {"about"})
-            if found.get(key) != wanted.get(key)
+            f"{key}: {there.get(key)!r} there, {asked.get(key)!r} asked for"
+            for key in sorted({*there, *asked})
+            if there.get(key) != asked.get(key)
         ]
         if different:
             raise ValueError(
                 f"{folder} was collected with other settings ({'; '.join(different)}); choose another --out"
             )
         return Collection(folder, found)
-    try:
+    whole = {**wanted, "about": dict(about or {})}
+    with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({**wanted, "about": dict(about or {})}, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
-    return Collection(folder, wanted)
+        write_atomically(path, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+    return Collection(folder, whole)
+
+
+def _flat(header: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, so that a difference is named by itself."""
+    flat: dict[str, Any] = {}
+    for key, value in header.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
 
 
 def open_collection(folder: Path) -> Collection:
@@ -221,8 +248,8 @@ def open_collection(folder: Path) -> Collection:
             f"{str(folder)!r} holds no collection (no collection.json); make one with `arts collect --out {folder}`"
         )
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        header = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} has format version {header.get('format')!r}; this version of arts reads {FORMAT}")
@@ -243,9 +270,11 @@ def load_trees(folder: Path) -> list[ReasoningTree]:
 
 
 def read_trees(path: Path) -> Iterator[ReasoningTree]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("the line has no end")
                 yield tree_from_json(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(

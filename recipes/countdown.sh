@@ -13,20 +13,26 @@ out=${OUT:-runs/countdown}
 $python recipes/train_countdown_proposer.py --out "$out/proposer-1"
 $python recipes/train_countdown_proposer.py --out "$out/proposer-2" --init "$out/proposer-1/model" --seed 1 \
     --num-traces 260000 --sizes 3:0.1,4:0.75,5:0.15 --batch-size 128 --peak-lr 2e-3
-proposer=hf:$out/proposer-2/model
+cp -r "$out/proposer-2/model/." arts/models/countdown-proposer/ # its card stays; `countdown` now names these weights
 
 # 2. Sparse Deep Fork trees of the training split, in two halves that two cores can make at the same time.
-$python -m arts collect --proposer "$proposer" --split train --num-samples 8 --num-problems 12288 --out "$out/trees-a" &
-$python -m arts collect --proposer "$proposer" --split train --num-samples 8 --num-problems 12288 --first-problem 12288 \
-    --out "$out/trees-b"
+half=(--task countdown --proposer countdown --split train --num-samples 8 --num-problems 15360)
+$python -m arts collect "${half[@]}" --out "$out/trees-a" &
+$python -m arts collect "${half[@]}" --first-problem 15360 --out "$out/trees-b"
 wait
 
 # 3. Flow verifier, trained in full from a copy of the proposer, on Reasoning Flow Matching.
-$python -m arts train "$out/trees-a" "$out/trees-b" --backbone "$proposer" --tuning full --epochs 2 --out "$out/verifier"
+$python -m arts train "$out/trees-a" "$out/trees-b" --backbone countdown --tuning full --epochs 2 --out "$out/verifier"
+cp -r "$out/verifier/." arts/models/countdown-verifier/
 
-# 4. The test problems, once: a pool without forks, and the table.
-$python -m arts collect --proposer "$proposer" --split test --pivots none --num-samples 16 --num-problems 500 --out "$out/test"
-$python -m arts evaluate --trees "$out/test" --verifier "$out/verifier" --out "$out/evaluation"
+# 4. The test problems, once: pools without forks, and the table. Other sizes are for the proposer's card.
+pool=(--proposer countdown --split test --pivots none --num-samples 16)
+$python -m arts collect --task countdown "${pool[@]}" --num-problems 500 --out "$out/test"
+$python -m arts evaluate --trees "$out/test" --verifier countdown --out "$out/evaluation"
 mkdir -p results
 cp "$out/evaluation/draws.jsonl" results/countdown-test.jsonl
 $python recipes/readme_table.py --write
+for n in 3 5 6; do
+    $python -m arts collect --task "countdown:$n" "${pool[@]}" --num-problems 200 --out "$out/test-$n"
+    $python -m arts evaluate --trees "$out/test-$n" --verifier countdown --out "$out/evaluation-$n"
+done

@@ -82,19 +82,21 @@ def _load(auto_class: Any, folder: str | Path, dtype: torch.dtype | None, device
     try:
         AutoConfig.from_pretrained(path, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, padding_side="left")
-        model, report = auto_class.from_pretrained(
-            path, local_files_only=True, dtype=dtype or "auto", output_loading_info=True
-        )
-    except Exception as error:  # each kind of damaged file has an error type of its own, some derived from Exception
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        options = {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = auto_class.from_pretrained(path, dtype=dtype or "auto", **options)
+    except Exception as error:  # damaged files raise errors of many types, some of them derived from Exception only
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{str(folder)!r} could not be loaded as a {auto_class.__name__}: {reason}") from error
-    if report["missing_keys"]:  # transformers would only warn, and go on with random numbers
+    # transformers would go on with random numbers in place of these, and say so in a log only.
+    absent = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if absent:
         raise ValueError(
-            f"{str(folder)!r}: the weights do not belong to its config.json, which names a {type(model).__name__}; "
-            f"{len(report['missing_keys'])} tensors are missing, such as {min(report['missing_keys'])}"
+            f"{str(folder)!r}: the weights do not fit its config.json, which describes a {type(model).__name__}: "
+            f"{len(absent)} tensors are missing or have another shape, such as {absent[0]!r}"
         )
-    if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):  # what a missing file makes: it drops all text
-        raise ValueError(f"{str(folder)!r} holds no tokenizer; save it there too, with its save_pretrained")
+    # Without its files a tokenizer is made of special tokens alone, and every other text vanishes in it.
+    if len(tokenizer.get_vocab()) - len(tokenizer.added_tokens_decoder) < 2:
+        raise ValueError(f"{str(folder)!r} holds no tokenizer; save the one that belongs to the model there too")
     model.to(device).eval()
     return LanguageModel(model, tokenizer, weights_fingerprint(path), tokenizer_fingerprint(tokenizer), str(folder))
 

@@ -83,7 +83,9 @@ class HFProposer:
         self.tokenizer_fingerprint: str | None = language_model.tokenizer_fingerprint
         model, tokenizer = language_model.model, language_model.tokenizer
         self.batch_invariant = model.dtype == torch.float64
-        eos = model.generation_config.eos_token_id if model.generation_config is not None else tokenizer.eos_token_id
+        eos = model.generation_config.eos_token_id
+        if eos is None:
+            eos = tokenizer.eos_token_id
         self._eos_ids = frozenset(eos if isinstance(eos, list) else [eos] if eos is not None else [])
         if not self._eos_ids:
             raise ValueError(
@@ -95,7 +97,10 @@ class HFProposer:
             step_separator,
             self._eos_ids,
         )
-        settings = f"{language_model.fingerprint} {model.dtype} {self.sampling} {step_separator!r} {max_rows}"
+        settings = (
+            f"{language_model.fingerprint} {language_model.tokenizer_fingerprint} {tokenizer.chat_template!r} "
+            f"{sorted(self._eos_ids)} {self._context} {model.dtype} {self.sampling} {step_separator!r} {max_rows}"
+        )
         self.fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     @torch.inference_mode()
@@ -118,13 +123,15 @@ class HFProposer:
             by_request[row.request].append(row)
         return [
             Reply(
-                tuple(self._steps(row) for row in members) or (_FAILED,) * len(request.seeds),
+                tuple(self._steps(row, request) for row in members) or (_FAILED,) * len(request.seeds),
                 Usage(len(prefix), sum(len(row.ids) for row in members), 1) if members else Usage(),
             )
             for request, prefix, members in zip(requests, prefixes, by_request, strict=True)
         ]
 
     def _prefix_ids(self, request: Request) -> list[int]:
+        if request.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens {request.max_new_tokens}; it must be at least 1")
         prefix = self.language_model.prompt_ids(request.problem.prompt)
         for step in request.prefix:
             prefix.extend(step.token_ids)
@@ -209,15 +216,19 @@ class HFProposer:
             return len(row.ids) >= row.limit
         return True
 
-    def _steps(self, row: _Row) -> tuple[Step, ...]:
-        ends = self.splitter.split(row.ids)
-        steps, start = [], 0
-        for end, text in zip(ends, self.splitter.texts(row.ids, ends), strict=True):
-            last = end == len(row.ids)
+    def _steps(self, row: _Row, request: Request) -> tuple[Step, ...]:
+        # Texts are read in the context of the prefix: some decoders drop the blank in front of a text's first word.
+        before = [token for step in request.prefix for token in step.token_ids]
+        ends = [0, *self.splitter.split(row.ids)]
+        texts = self.splitter.texts(
+            before + row.ids, [len(before) + end for end in ends], goes_on=row.stop is StopReason.STOP
+        )
+        steps = []
+        for start, end, text in zip(ends, ends[1:], texts[1:], strict=False):
             # Six decimals are float32's own precision, and hide the last bits that depend on the batch.
             log_prior = round(sum(row.log_priors[start:end]), 6)
-            steps.append(Step(text, tuple(row.ids[start:end]), log_prior, row.stop if last else StopReason.STOP))
-            start = end
+            stop = row.stop if end == len(row.ids) else StopReason.STOP
+            steps.append(Step(text, tuple(row.ids[start:end]), log_prior, stop))
         return tuple(steps)
 
 

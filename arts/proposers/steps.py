@@ -4,8 +4,11 @@ A step ends with the first token that completes the separator after something ot
 counted in tokens, never searched for in the joined text, so a step's ids do not depend on what follows.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
+
+_BROKEN = "\N{REPLACEMENT CHARACTER}"  # what decoders show for a part of a character
 
 
 class StepSplitter:
@@ -17,8 +20,11 @@ class StepSplitter:
         self.separator = separator
         self.eos_ids = eos_ids
         self._decode = decode
-        # Only a token that shows the separator's last character can complete it: the rest need no look at the text.
-        self._may_end = cache(lambda token_id: separator[-1] in decode([token_id]))
+        self._blanks = re.compile(rf"(?:{re.escape(separator)}|\s)*")
+        # Only a token that shows the separator's last character can complete it: the rest need no look at the text. One
+        # outside ASCII may be split over tokens, each of which shows a replacement character.
+        signs = separator[-1] if separator[-1].isascii() else separator[-1] + _BROKEN
+        self._may_end = cache(lambda token_id: any(sign in decode([token_id]) for sign in signs))
 
     def ends(self, step_ids: Sequence[int]) -> bool:
         """Does the last token of `step_ids` end this step?"""
@@ -27,7 +33,7 @@ class StepSplitter:
         if not self._may_end(step_ids[-1]):
             return False
         text = self._decode(step_ids)
-        return self.separator in text and bool(text.replace(self.separator, "").strip())
+        return self.separator in text[self._blanks.match(text).end() :]  # type: ignore[union-attr]
 
     def split(self, token_ids: Sequence[int]) -> list[int]:
         """Where each step ends, as counts of tokens; the last one is `len(token_ids)` (an unfinished step counts)."""
@@ -40,11 +46,19 @@ class StepSplitter:
             ends.append(len(token_ids))
         return ends
 
-    def texts(self, token_ids: Sequence[int], ends: Sequence[int]) -> list[str]:
-        """Text of each step. Joined they are the text of the whole: characters split over tokens stay whole."""
+    def texts(self, token_ids: Sequence[int], ends: Sequence[int], *, goes_on: bool = False) -> list[str]:
+        """Text of each step. Joined they are the text of the whole.
+
+        A character that an end splits belongs to the step that completes it.
+
+        Args:
+            goes_on: tokens are still to come behind the last end, so that a character may be split there too.
+        """
         texts, done = [], ""
         for end in ends:
             text = self._decode(token_ids[:end])
+            if goes_on or end < len(token_ids):
+                text = text.rstrip(_BROKEN)
             texts.append(text[len(done) :])
             done = text
         return texts

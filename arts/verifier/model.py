@@ -83,7 +83,7 @@ class FlowVerifier(nn.Module):
         if self.backbone.dtype != torch.float32 or self.backbone.config._attn_implementation != "sdpa":
             # Some kernels take no boolean mask in half precision, and eager attention adds the mask whatever its type.
             lowest = torch.finfo(self.backbone.dtype).min
-            mask_B1LL = torch.where(mask_B1LL, 0.0, lowest).to(self.backbone.dtype)
+            mask_B1LL = torch.zeros_like(mask_B1LL, dtype=self.backbone.dtype).masked_fill(~mask_B1LL, lowest)
         hidden_BLH = self.backbone(
             input_ids=batch.input_ids_BL.to(device),
             attention_mask=mask_B1LL,
@@ -174,7 +174,7 @@ def load_verifier(folder: str | Path, *, base: str | Path | None = None, device:
             one is given all the same, it must be the model the verifier was trained from.
 
     Raises:
-        ValueError: the folder holds no verifier, one of another version or a damaged one, or the base has other weights.
+        ValueError: the folder holds no verifier, a damaged one, one of another version, or the base is another model.
     """
     path = Path(folder)
     if not (path / "verifier.json").is_file():
