@@ -182,7 +182,7 @@ def evaluate_command(
     """Compare ways to choose: random pick, majority, ARTS, flow-weighted vote, oracle."""
     import time
 
-    from arts.build import build_task
+    from arts.build import about, build_task
     from arts.evaluate.report import write_report
     from arts.evaluate.rows import write_rows
     from arts.evaluate.run import evaluate_trees, write_results
@@ -207,7 +207,7 @@ def evaluate_command(
     from rich.console import Console
 
     print_table(evaluation, Console())
-    print(f"results: {write_results(evaluation, out)}")
+    print(f"results: {write_results(evaluation, out, about=about())}")
     print(f"draws:   {write_rows(pool, scored, out)}")
     if report:
         shown = next(iter(scored.values())).trees if scored else pool
@@ -235,6 +235,7 @@ def solve_command(
 
     chosen_task = build_task(task)
     parsed = chosen_task.parse(problem)
+    print("loading models …", file=sys.stderr, flush=True)
     _use_threads(threads)
     from arts.verifier.scorer import FlowScorer
 

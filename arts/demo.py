@@ -88,7 +88,7 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
         f"arts: the verifier that ships with the package. arts_trained_here: trained just now on "
         f"{result.num_trained_trees} problems; more trees make it better, see README."
     )
-    write_results(evaluation, out)
+    write_results(evaluation, out, about=about())
     report = write_report(evaluation, scored["arts"].trees, out)
     console.print(f"results {out / 'results.json'}, report {report} ({time.monotonic() - started:.0f} s)")
 

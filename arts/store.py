@@ -168,7 +168,7 @@ class Collection:
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
                 rows.append(_journal_row(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{path} line {number} is damaged ({error}); delete the file to draw this shard again"
                 ) from error
@@ -276,7 +276,7 @@ def read_trees(path: Path) -> Iterator[ReasoningTree]:
                 if not line.endswith(b"\n"):
                     raise ValueError("the line has no end")
                 yield tree_from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{path} line {number} is damaged ({type(error).__name__}: {error}); "
                     "delete this file and run the same `arts collect` command to draw it again"

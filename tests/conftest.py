@@ -7,6 +7,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,4 +22,18 @@ def arts_data() -> Path:
     folder = Path(os.environ.get("ARTS_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip("no folder of real problems and rollouts; name one in ARTS_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a tiny random model, `qwen2`, `gpt2` or `llama` (tests/tiny_models.py); made on first use."""
+
+    @cache
+    def folder(name: str) -> Path:
+        import tiny_models
+
+        path: Path = getattr(tiny_models, f"save_{name}")(tmp_path_factory.mktemp(name))
+        return path
+
     return folder

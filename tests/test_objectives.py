@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tiny import ends_as_it_began, letter_rollout, letter_tree
+from tiny_verifier import holds_c, letter_rollout, letter_tree
 
 from arts.proposers.table import TableProposer
 from arts.protocols import Request
@@ -176,7 +176,7 @@ def target_batches(draw: st.DrawFn) -> TargetBatch:
     return join_targets(targets)
 
 
-@hypothesis_settings(deadline=None)
+@hypothesis_settings(max_examples=60, deadline=None)
 @given(target_batches(), st.data())
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_log_child_sum_is_the_slow_loop(
@@ -312,8 +312,10 @@ def test_terminal_flows_are_rewards_whatever_the_number_of_draws() -> None:
 
 
 def test_unfinished_leaf_is_wrong() -> None:
-    """The checker sees no unfinished path; had it stood at `right`, it would still be no answer."""
+    """An unfinished path is no answer, even if a file claims that somebody judged it right."""
     tree = tree_of([leaf(StopReason.EOS, "right")], [leaf(StopReason.LENGTH, "right", 2)])
+    claimed = replace(tree.nodes[2], verdict=Verdict(True, "right"))
+    tree = replace(tree, nodes=(*tree.nodes[:2], claimed))
     targets = targets_of(tree)
     assert targets.is_terminal.tolist() == [False, True, True]
     np.testing.assert_allclose(np.exp(targets.log_observed_flow), [10.1, 10, 0.1])
@@ -362,11 +364,11 @@ def test_duplicate_forks_raise_a_half_right_node_above_an_unforked_right_one() -
     `a;` was forked and is right one time in two; `b;` was drawn once and is right. V says 5.05 < 10, F says 10.1 > 10.
     """
     rollouts = [
-        letter_rollout(0, "axa"),
-        letter_rollout(1, "axb", trunk=0, num_shared=1),
-        letter_rollout(2, "bxb"),
+        letter_rollout(0, "abc"),
+        letter_rollout(1, "aba", trunk=0, num_shared=1),
+        letter_rollout(2, "bac"),
     ]
-    tree = build_tree(Problem("p", "p"), rollouts, judge=ends_as_it_began)
+    tree = build_tree(Problem("p", "p"), rollouts, judge=holds_c)
     half_right, right = (node.id for node in tree.nodes if node.text in ("a;", "b;") and node.parent == 0)
     targets = targets_of(tree)
     np.testing.assert_allclose(np.exp(targets.log_observed_flow[[half_right, right]]), [10.1, 10.0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import in_float64, letter_tree, letter_trees, save_tiny_model, tiny_verifier
+from tiny_verifier import build_verifier, in_float64, letter_tree, letter_trees, save_backbone
 
 from arts.lm.load import load_backbone
 from arts.lm.packing import PackedTree, pack_tree, pad_packed, split_nodes
@@ -47,7 +47,7 @@ def plain_trees(draw: st.DrawFn, *, max_nodes: int = 12) -> Plain:
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+    return save_backbone(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def scores(scorer: FlowScorer, trees: list[ReasoningTree]) -> list[list[float]]:
 def test_padding_and_batch_composition_never_change_a_score(
     tiny_folder: Path, dtype: torch.dtype, tolerance: float
 ) -> None:
-    verifier = tiny_verifier(tiny_folder, dtype=dtype)
+    verifier = build_verifier(tiny_folder, dtype=dtype)
     trees = [letter_tree(f"{size}", num_samples=size) for size in (1, 9, 2, 5, 1, 7)]
     alone = [scores(FlowScorer(verifier), [tree])[0] for tree in trees]
     together = scores(FlowScorer(verifier), trees)
@@ -248,11 +248,26 @@ def test_padding_and_batch_composition_never_change_a_score(
             np.testing.assert_allclose(other, by_itself, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("batch_tokens", [1, 150, 300])
+def test_padded_tokens_of_a_batch_keep_to_the_limit(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, batch_tokens: int
+) -> None:
+    verifier = build_verifier(tiny_folder)
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(verifier, "forward", lambda batch: shapes.append(batch.input_ids_BL.shape) or forward(batch))
+    forward = type(verifier).forward.__get__(verifier)
+    trees = [letter_tree(f"{size}", num_samples=size) for size in (1, 9, 2, 5, 1, 7)]
+    FlowScorer(verifier, batch_tokens=batch_tokens).score(trees)
+    assert sum(rows for rows, _ in shapes) == len(trees)
+    assert all(rows == 1 or rows * length <= batch_tokens for rows, length in shapes)  # one tree may be larger
+    assert (len(shapes) < len(trees)) is (batch_tokens > 1)
+
+
 @pytest.mark.parametrize("limit", [1, 30, 45])
 def test_split_trees_get_the_same_scores_and_the_bill_shows_the_repeated_tokens(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    verifier = tiny_verifier(tiny_folder, dtype=torch.float64)
+    verifier = build_verifier(tiny_folder, dtype=torch.float64)
     trees = [letter_tree(f"{size}", num_samples=size) for size in (6, 12)]
     whole = FlowScorer(verifier).score(trees)
     assert whole.computed_tokens == whole.distinct_tokens
@@ -266,7 +281,7 @@ def test_split_trees_get_the_same_scores_and_the_bill_shows_the_repeated_tokens(
 
 
 def test_every_distinct_token_is_computed_once(tiny_folder: Path) -> None:
-    verifier = tiny_verifier(tiny_folder)
+    verifier = build_verifier(tiny_folder)
     trees = letter_trees(5)
     scored = FlowScorer(verifier).score(trees)
     # Texts are bytes here, a token each; a finished step has the end-of-sequence token besides.

@@ -1,10 +1,10 @@
-"""Tiny random causal models in folders written by save_pretrained, and a task for them: no test here needs real weights.
+"""Tiny random causal models in folders written by save_pretrained, and a task for them.
 
 The weights are wide, so that a wrong mask, position or cache row shows in every probability, and the step separator and
 the end of sequence are made likely, so that rollouts have several steps and most of them end.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -51,7 +51,7 @@ def save_qwen2(folder: Path, *, seed: int = 0) -> Path:
         pad_token_id=tokenizer.pad_token_id,
     )
     separator = tokenizer(";")["input_ids"][0]
-    likely = {separator: 4.6, tokenizer.eos_token_id: 3.6}
+    likely = {separator: 14.0, tokenizer.eos_token_id: 11.0}
     return _save(Qwen2ForCausalLM, config, tokenizer, folder, likely, seed)
 
 
@@ -99,7 +99,7 @@ def save_llama(folder: Path, *, seed: int = 0) -> Path:
         eos_token_id=0,
         bos_token_id=1,
     )
-    return _save(LlamaForCausalLM, config, tokenizer, folder, {vocab["\n\n"]: 1.0, vocab["▁a"]: 1.0, 0: 1.0}, seed)
+    return _save(LlamaForCausalLM, config, tokenizer, folder, {vocab["\n\n"]: 1.0, vocab["▁a"]: 1.0, 0: 2.0}, seed)
 
 
 @torch.no_grad()
@@ -147,7 +147,3 @@ class LetterTask:
 
     def difficulty(self, problem: Problem) -> None:
         return None
-
-
-def join(texts: Sequence[str]) -> str:
-    return "".join(texts)

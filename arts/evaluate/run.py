@@ -262,9 +262,13 @@ def fingerprint(trees: Sequence[ReasoningTree]) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_results(evaluation: Evaluation, folder: Path) -> Path:
-    """Write `results.json` into a folder, which is made where it is missing."""
+def write_results(evaluation: Evaluation, folder: Path, *, about: Mapping[str, Any] | None = None) -> Path:
+    """Write `results.json` into a folder, which is made where it is missing.
+
+    Args:
+        about: versions, commit and date of the run, kept beside the figures.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
-    write_atomically(path, json.dumps(evaluation.to_json(), indent=2) + "\n")
+    write_atomically(path, json.dumps(evaluation.to_json() | ({"about": about} if about else {}), indent=2) + "\n")
     return path

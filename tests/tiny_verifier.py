@@ -19,7 +19,7 @@ PAD, END = "<|pad|>", "<|end|>"
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, KEY_VALUE_HEADS, CONTEXT = 32, 64, 2, 4, 2, 128
 
 
-def save_tiny_model(folder: Path, *, seed: int = 0) -> Path:
+def save_backbone(folder: Path, *, seed: int = 0) -> Path:
     """Weights are drawn ten times as wide as usual, so that a wrong mask or position shows in every hidden state."""
     vocab = {token: index for index, token in enumerate([PAD, END, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     tokenizer = Tokenizer(BPE(vocab=vocab, merges=[]))
@@ -46,7 +46,7 @@ def save_tiny_model(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def tiny_verifier(
+def build_verifier(
     folder: Path, *, tuning: str = "full", dropout: float = 0.1, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> FlowVerifier:
     language_model: LanguageModel = load_backbone(folder, dtype=dtype)
@@ -80,9 +80,9 @@ def letter_rollout(index: int, letters: str, *, trunk: int | None = None, num_sh
     return Rollout(index, index if trunk is None else trunk, num_shared, steps[num_shared:])
 
 
-def ends_as_it_began(text: str) -> Verdict:
-    """The rule that is to be learned: the last letter repeats the first one."""
-    return Verdict(text[-1] == text[0], text[-1], "" if text[-1] == text[0] else "another letter")
+def holds_c(text: str) -> Verdict:
+    """The rule that is to be learned: one of the letters is `c`, wherever on the path it stands."""
+    return Verdict("c" in text, text, "" if "c" in text else "no c")
 
 
 def letter_tree(
@@ -91,7 +91,7 @@ def letter_tree(
     seed: int = 0,
     num_samples: int = 6,
     merge: bool = True,
-    judge: Callable[[str], Verdict] = ends_as_it_began,
+    judge: Callable[[str], Verdict] = holds_c,
 ) -> ReasoningTree:
     """Three random letters of `abc` a rollout; every other trunk is forked behind its first step."""
     rng = random.Random(f"{name} {seed}")
