@@ -193,6 +193,20 @@ def test_first_tokens_follow_the_exact_law(tiny: Tiny, sampling: Sampling) -> No
         assert chi_square(counts, tiny.laws(request, [0], other)[0], num_draws)[0] > 2 * critical
 
 
+@pytest.mark.parametrize("number", [0.0, 1 - 2**-53], ids=["lowest", "highest"])
+def test_extreme_random_numbers_draw_the_ends_of_the_nucleus(
+    tiny: Tiny, number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens outside it lie before its first and behind its last one, with no probability between."""
+    monkeypatch.setattr(hf, "random_numbers", lambda seeds, positions: np.full(len(seeds), number))
+    for prompt in ("a", "b", "c", "bb", "cab", "a a"):
+        request = ask(prompt, [0], max_new_tokens=1)
+        nucleus = tiny.laws(request, [0], COOL)[0]
+        assert len(nucleus) < len(tiny.logits(tiny.prompt_ids(prompt))[0])
+        drawn = tiny.proposer(COOL).propose([request])[0].draws[0][0].token_ids[0]
+        assert drawn == (max if number else min)(nucleus)
+
+
 def likely(law: Law) -> list[int]:
     return [token for token, log_p in law.items() if log_p > math.log(0.002)]
 

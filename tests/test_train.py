@@ -268,6 +268,15 @@ def test_batches_that_are_not_finite_are_skipped_and_counted(
     assert all(bool(weight.isfinite().all()) for weight in load_file(tmp_path / "backbone/model.safetensors").values())
 
 
+def test_steps_skipped_before_an_interruption_still_count(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        break_steps(patch, [2])
+        interrupt(base, tmp_path, 5)
+    assert run(base, tmp_path).result.skipped_batches == 1
+
+
 def test_nine_broken_steps_in_a_row_are_survived(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_steps(monkeypatch, range(2, 11))
     assert run(base, tmp_path).result.skipped_batches == 9

@@ -186,6 +186,7 @@ class _Run:
         self.evaluate_every = max(1, self.steps_per_epoch // settings.evaluations_per_epoch)
         self.identity = self._identity(examples)
         self.step, self.seconds = 0, 0.0
+        self.epoch, self.batches = -1, list[list[int]]()
         self.skipped = self.skipped_in_a_row = self.stale = 0
         self.best = Validation(math.inf, 0.0)
         self.best_weights = {name: weight.detach().clone() for name, weight in self.parameters.items()}
@@ -211,18 +212,23 @@ class _Run:
         return self._save_verifier()
 
     def _batch(self, step: int) -> list[Example]:
-        """Examples of one step: a function of seed and step. Neighbours in size share a batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.batches = epoch, self._shuffle(epoch)
+        return [self.training[index] for index in self.batches[position]]
+
+    def _shuffle(self, epoch: int) -> list[list[int]]:
+        """Batches of one epoch: a function of seed and epoch. Neighbours in size share a batch."""
         generator = np.random.default_rng([self.settings.seed, epoch])
-        order = generator.permutation(len(self.training))
+        order = generator.permutation(len(self.training)).tolist()
         size = self.settings.batch_trees
-        windows = [order[start : start + size * _SORT_WINDOW] for start in range(0, len(order), size * _SORT_WINDOW)]
         batches: list[list[int]] = []
-        for window in windows:
+        for start in range(0, len(order), size * _SORT_WINDOW):
+            window = order[start : start + size * _SORT_WINDOW]
             by_size = sorted(window, key=lambda index: self.training[index].num_tokens)
             cut = [by_size[start : start + size] for start in range(0, len(by_size), size)]
             batches.extend(cut[index] for index in generator.permutation(len(cut)))
-        return [self.training[index] for index in batches[position]]
+        return batches
 
     def _train_step(self, batch: Sequence[Example]) -> float:
         self.verifier.train()
