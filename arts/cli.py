@@ -102,7 +102,7 @@ def train_command(
     reward_right: Annotated[float, typer.Option(help="R of a right answer")] = 10.0,
     reward_wrong: Annotated[float, typer.Option(help="R of a wrong one, above 0")] = 0.1,
     epochs: int = 2,
-    batch_trees: Annotated[int, typer.Option(help="problems a step")] = 16,
+    batch_trees: Annotated[int, typer.Option(help="problems a step")] = 4,
     learning_rate: Annotated[float | None, typer.Option(help="peak; default: by tuning and size")] = None,
     patience: Annotated[int, typer.Option(help="evaluations without progress before it stops")] = 6,
     validation_share: Annotated[float, typer.Option(help="of the problems, kept from training")] = 0.05,

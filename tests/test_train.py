@@ -4,7 +4,7 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -26,21 +26,20 @@ from tiny_verifier import (
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Verdict, build_tree
 from arts.verifier import scorer as scorer_module
 from arts.verifier import train as train_module
-from arts.verifier.model import load_verifier
+from arts.verifier.examples import Example, picked_right, predict, split_by_problem
+from arts.verifier.examples import prepare as prepare_for
+from arts.verifier.model import FlowVerifier, load_verifier
 from arts.verifier.objectives import RewardSettings, RFMSettings, node_targets, rfm_loss
 from arts.verifier.scorer import FlowScorer
-from arts.verifier.train import (
-    Example,
-    TrainProgress,
-    TrainResult,
-    TrainSettings,
-    predict,
-    prepare,
-    split_by_problem,
-    train,
-)
+from arts.verifier.train import TrainProgress, TrainResult, TrainSettings, train
 
 TREES = letter_trees(24)
+
+
+def prepare(verifier: FlowVerifier, trees: Iterable[ReasoningTree], settings: TrainSettings) -> list[Example]:
+    return prepare_for(verifier, trees, settings.rewards, settings.objective)
+
+
 # Three epochs of five steps, dropout on, a checkpoint after every step.
 SETTINGS = TrainSettings(
     num_epochs=3,
@@ -468,9 +467,9 @@ def test_best_of_n_counts_right_trunks_for_every_reward(right: float) -> None:
     [fork] = {node.id for node in tree.leaves()} - set(tree.trunks)
     flow = np.zeros(len(tree.nodes), dtype=np.float32)
     flow[[right_leaf, wrong_leaf, fork]] = [2.0, 1.0, 3.0]  # a fork is no main trajectory, so its flow does not count
-    assert train_module._picked_right(flow, [row], rewards) == 1.0
-    assert train_module._picked_right(-flow, [row], rewards) == 0.0
-    assert train_module._picked_right(flow, [row._replace(trunks=())], rewards) == 0.0  # imported: any leaf
+    assert picked_right(flow, [row], rewards) == 1.0
+    assert picked_right(-flow, [row], rewards) == 0.0
+    assert picked_right(flow, [row._replace(answers=())], rewards) == 0.0  # imported: any leaf
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------

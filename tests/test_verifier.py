@@ -29,10 +29,10 @@ from tiny_verifier import (
 
 from arts.lm.load import load_backbone, weights_fingerprint
 from arts.tree import Node, Problem, ReasoningTree, Rollout, Step, StopReason, build_tree
+from arts.verifier.examples import predict, prepare
 from arts.verifier.model import FlowVerifier, VerifierSettings, load_verifier, new_verifier
 from arts.verifier.objectives import RewardSettings, RFMSettings, node_targets
 from arts.verifier.scorer import FlowScorer
-from arts.verifier.train import TrainSettings, predict, prepare
 
 RANK = 16
 TUNINGS = ["full", "lora"]
@@ -115,7 +115,7 @@ def test_a_training_step_moves_all_that_is_trained_and_nothing_else(base: Path, 
     optimizer = torch.optim.AdamW(verifier.parameters(), lr=1e-2, weight_decay=0.1)
     for _ in range(2):  # lora_A has a gradient once lora_B has left zero
         optimizer.zero_grad()
-        log_flow, _ = predict(verifier, prepare(verifier, letter_trees(2), TrainSettings()))
+        log_flow, _ = predict(verifier, prepare(verifier, letter_trees(2), RewardSettings(), RFMSettings()))
         log_flow.square().sum().backward()
         optimizer.step()
     for name, parameter in verifier.named_parameters():
@@ -430,7 +430,7 @@ def test_a_path_longer_than_the_context_is_refused_and_one_as_long_is_not(base: 
     with pytest.raises(ValueError, match=message):
         FlowScorer(verifier).score([chain_of(CONTEXT + 1)])
     with pytest.raises(ValueError, match=message):
-        prepare(verifier, [chain_of(CONTEXT + 1)], TrainSettings())
+        prepare(verifier, [chain_of(CONTEXT + 1)], RewardSettings(), RFMSettings())
 
 
 def test_a_tree_may_hold_more_tokens_than_the_context_as_long_as_its_paths_fit(base: Path) -> None:

@@ -12,27 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from arts.lm.packing import PackedTree, pad_packed
 from arts.tree import ReasoningTree
-from arts.verifier.model import FlowVerifier
-from arts.verifier.objectives import (
-    NodeTargets,
-    RewardSettings,
-    RFMSettings,
-    TargetBatch,
-    join_targets,
-    node_targets,
-    node_weights,
-    rfm_loss,
-)
-from arts.verifier.scorer import pack_for, pad_id
+from arts.verifier.checkpoint import load_checkpoint, save_checkpoint
+from arts.verifier.examples import Example, picked_right, predict, prepare, split_by_problem
+from arts.verifier.model import FlowVerifier, load_verifier
+from arts.verifier.objectives import RewardSettings, RFMSettings, node_weights, rfm_loss
 
 _SORT_WINDOW = 8  # batches whose trees are sorted by size together, to pad little
 
@@ -44,9 +33,10 @@ class TrainSettings:
     objective: RFMSettings = field(default_factory=RFMSettings)
     rewards: RewardSettings = field(default_factory=RewardSettings)
     num_epochs: int = 2
-    batch_trees: int = 16
+    batch_trees: int = 4
+    "problems a step; a small verifier learns to check steps by many small updates, see docs/experiments.md"
     learning_rate: float | None = None
-    "peak; None: 2e-4 for LoRA, 1e-3 for full training below ten million weights, 2e-5 above"
+    "peak; None: 2e-4 for LoRA, 3e-4 for full training below ten million weights, 2e-5 above"
     weight_decay: float = 0.01
     warmup_share: float = 0.05
     "of all steps; then the rate falls to zero along a cosine"
@@ -68,21 +58,6 @@ class TrainSettings:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive and finite")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; it must lie between 0 and 1")
-
-
-class Example(NamedTuple):
-    """One tree, ready to train on."""
-
-    problem_id: str
-    parts: list[PackedTree]
-    first_seen: np.ndarray
-    "for each node of the tree, its place in the joined nodes of `parts` [N]"
-    targets: NodeTargets
-    trunks: tuple[int, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(part.token_ids) for part in self.parts)
 
 
 class TrainProgress(NamedTuple):
@@ -112,39 +87,6 @@ class TrainResult(NamedTuple):
     "steps left out because loss or gradient was not finite"
 
 
-def prepare(verifier: FlowVerifier, trees: Iterable[ReasoningTree], settings: TrainSettings) -> list[Example]:
-    """Pack every tree and compute its targets; trees may be a stream, they are not kept."""
-    examples = []
-    for tree in trees:
-        if len(tree.nodes) < 2:
-            continue
-        parts, _ = pack_for(verifier, tree)
-        joined = np.concatenate([np.asarray(part.nodes) for part in parts])
-        first_seen = np.unique(joined, return_index=True)[1]
-        targets = node_targets(tree, settings.rewards, settings.objective)
-        examples.append(Example(tree.problem.id, parts, first_seen, targets, tree.trunks))
-    if not examples:
-        raise ValueError("there is not one tree with a step to train on; collect some with `arts collect`")
-    return examples
-
-
-def split_by_problem(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
-    """(training, validation) examples; a problem is always on the same side, whatever else was collected."""
-
-    def is_validation(example: Example) -> bool:
-        digest = hashlib.sha256(f"validation {example.problem_id}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") < share * 2**64
-
-    training = [example for example in examples if not is_validation(example)]
-    validation = [example for example in examples if is_validation(example)]
-    if not training or not validation:
-        raise ValueError(
-            f"{len(examples)} trees leave {len(training)} to train on and {len(validation)} to validate with; "
-            "collect more problems or change validation_share"
-        )
-    return training, validation
-
-
 def train(
     verifier: FlowVerifier,
     trees: Iterable[ReasoningTree],
@@ -159,7 +101,7 @@ def train(
         ValueError: nothing to train on, or the checkpoint in `folder` is of another run.
         FloatingPointError: ten steps in a row were not finite; the last good checkpoint stays.
     """
-    examples = prepare(verifier, trees, settings)
+    examples = prepare(verifier, trees, settings.rewards, settings.objective)
     return _Run(verifier, examples, settings, folder, watch).finish()
 
 
@@ -196,6 +138,8 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._checkpoint.exists():
             self._restore()
+        elif (self.folder / "verifier.json").exists():
+            return self._finished()
         started, saved = time.monotonic() - self.seconds, time.monotonic()
         while self.step < self.num_steps and self.stale < self.settings.patience:
             loss = self._train_step(self._batch(self.step))
@@ -268,7 +212,7 @@ class _Run:
             batch_weight = float(node_weights(targets, self.settings.objective).sum())
             total += float(rfm_loss(log_flow, targets, self.settings.objective)) * batch_weight
             weight += batch_weight
-            picked += _picked_right(log_flow.cpu().numpy(), batch, self.settings.rewards)
+            picked += picked_right(log_flow.cpu().numpy(), batch, self.settings.rewards)
         validation = Validation(total / max(1.0, weight), picked / len(ordered))
         if validation.loss < self.best.loss:
             self.best, self.stale = validation, 0
@@ -296,6 +240,7 @@ class _Run:
             self.best, self.step, round(self.seconds, 1), len(self.training), len(self.validation), self.skipped
         )
         self.verifier.card |= {
+            "identity": self.identity,
             "objective": {"name": "rfm", **asdict(self.settings.objective)},
             "rewards": asdict(self.settings.rewards),
             "training": {**asdict(self.settings), "learning_rate": self.learning_rate},
@@ -321,18 +266,12 @@ class _Run:
             digest.update(example.problem_id.encode())
             digest.update(example.targets.log_observed_flow.tobytes())
             digest.update(example.targets.parent.tobytes())
-            digest.update(np.asarray(example.trunks, dtype=np.int64).tobytes())
+            digest.update(np.asarray(example.answers, dtype=np.int64).tobytes())
             for part in example.parts:
                 digest.update(np.asarray(part.token_ids, dtype=np.int64).tobytes())
         return digest.hexdigest()
 
     def _save_checkpoint(self) -> None:
-        tensors = {}
-        for name, parameter in self.parameters.items():
-            tensors[f"weight.{name}"] = parameter.detach().contiguous()
-            tensors[f"best.{name}"] = self.best_weights[name].contiguous()
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{key}.{name}"] = value.detach().contiguous()
         state = {
             "identity": self.identity,
             "step": self.step,
@@ -341,62 +280,35 @@ class _Run:
             "skipped": self.skipped,
             "best": list(self.best),
         }
-        temporary = self._checkpoint.with_suffix(".tmp")
-        save_file(tensors, temporary, metadata={"state": json.dumps(state)})
-        temporary.replace(self._checkpoint)
+        save_checkpoint(self._checkpoint, self.parameters, self.best_weights, self.optimizer, state)
 
     def _restore(self) -> None:
-        with safe_open(self._checkpoint, framework="pt") as file:
-            state: dict[str, Any] = json.loads(file.metadata()["state"])
-            if state["identity"] != self.identity:
-                raise ValueError(
-                    f"{self._checkpoint} is of a run with other settings, trees or base weights; "
-                    "choose another --out, or delete it to start again"
-                )
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(file.get_tensor(f"weight.{name}"))
-                    self.best_weights[name] = file.get_tensor(f"best.{name}").to(parameter.device)
-                    if f"step.{name}" in file.keys():  # noqa: SIM118 (safe_open is no dict)
-                        self.optimizer.state[parameter] = {
-                            key: file.get_tensor(f"{key}.{name}").to("cpu" if key == "step" else parameter.device)
-                            for key in ("step", "exp_avg", "exp_avg_sq")
-                        }
+        state = load_checkpoint(self._checkpoint, self.identity, self.parameters, self.best_weights, self.optimizer)
         self.step, self.seconds, self.stale, self.skipped = (
             state[key] for key in ("step", "seconds", "stale", "skipped")
         )
         self.best = Validation(*state["best"])
 
+    def _finished(self) -> TrainResult:
+        """The result of this very run, which was finished before; the verifier gets its weights.
 
-def predict(verifier: FlowVerifier, batch: Sequence[Example]) -> tuple[torch.Tensor, TargetBatch]:
-    """log F of every node of the examples [N], and their joined targets, on the verifier's device."""
-    parts = [part for example in batch for part in example.parts]
-    log_flow_parts = verifier(pad_packed(parts, pad_id(verifier)))
-    index, offset = [], 0
-    for example in batch:
-        index.append(example.first_seen + offset)
-        offset += sum(len(part.nodes) for part in example.parts)
-    log_flow = log_flow_parts[torch.from_numpy(np.concatenate(index)).to(log_flow_parts.device)]
-    targets = join_targets([example.targets for example in batch])
-    return log_flow, TargetBatch(*(tensor.to(log_flow.device) for tensor in targets))
-
-
-def _picked_right(log_flow: np.ndarray, batch: Sequence[Example], rewards: RewardSettings) -> float:
-    """Number of problems whose trunk leaf of highest flow is right; without trunks (imported trees) of any leaf."""
-    right, offset = 0, 0
-    halfway = (math.log(rewards.right) + math.log(rewards.wrong)) / 2
-    for example in batch:
-        own = log_flow[offset : offset + len(example.targets.parent)]
-        offset += len(own)
-        leaves = np.array(example.trunks or np.flatnonzero(example.targets.is_terminal), dtype=np.int64)
-        if len(leaves):
-            best = leaves[np.argmax(own[leaves])]
-            right += example.targets.is_terminal[best] and example.targets.log_reward[best] > halfway
-    return float(right)
+        Raises:
+            ValueError: the folder holds a verifier of another run.
+        """
+        card = json.loads((self.folder / "verifier.json").read_text(encoding="utf-8"))
+        if card.get("identity") != self.identity:
+            raise ValueError(
+                f"{self.folder} holds a verifier of a run with other settings, trees or base weights; "
+                "choose another --out, or delete it"
+            )
+        trained = load_verifier(self.folder, base=self.verifier.language_model.folder)
+        self.verifier.load_state_dict(trained.state_dict())
+        self.verifier.card = card
+        return TrainResult(**card["result"] | {"best": Validation(**card["result"]["best"])})
 
 
 def _default_learning_rate(verifier: FlowVerifier) -> float:
     if verifier.settings.tuning == "lora":
         return 2e-4
     num_weights = sum(parameter.numel() for parameter in verifier.parameters())
-    return 1e-3 if num_weights < 10_000_000 else 2e-5
+    return 3e-4 if num_weights < 10_000_000 else 2e-5
