@@ -147,6 +147,7 @@ def test_a_node_writes_only_what_is_not_at_its_default() -> None:
     plain = tree_to_json(small_tree())
     assert "log_flow" not in plain
     assert set(plain["nodes"][0]) == {"parent", "text", "ids", "log_prior", "stop", "verdict"}
+    assert "é→数😀" in dump(plain), "readable, not escaped"
 
 
 # --- what a crash leaves ----------------------------------------------------------------------------------------------

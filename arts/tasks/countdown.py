@@ -293,5 +293,7 @@ class CountdownTask:
         reason = check(countdown, solution)
         return Verdict(correct=not reason, answer=answer_key(countdown, solution), reason=reason)
 
-    def difficulty(self, problem: Problem) -> str:
-        return difficulty(parse_problem(problem.prompt))
+    def difficulty(self, problem: Problem) -> str | None:
+        """Class by number of solutions. The classes are made for up to 4 numbers; more would take long to count."""
+        countdown = parse_problem(problem.prompt)
+        return difficulty(countdown) if len(countdown.numbers) <= 4 else None
