@@ -14,6 +14,7 @@ from arts.build import LOCAL_HINT
 
 if TYPE_CHECKING:
     from arts.protocols import ScoredTrees
+    from arts.store import Collection
     from arts.tree import ReasoningTree
 
 app = typer.Typer(
@@ -124,6 +125,7 @@ def train_command(
             raise ValueError(
                 f"{str(collection.folder)!r} holds no finished trees; run its `arts collect` command again"
             )
+        _say_if_unfinished(collection)
     _use_threads(threads)
     from arts.verifier.model import VerifierSettings
     from arts.verifier.objectives import RewardSettings, RFMSettings
@@ -190,7 +192,9 @@ def evaluate_command(
     from arts.store import load_trees, open_collection
 
     started = time.monotonic()
-    task = build_task(str(open_collection(trees).header["task"]))
+    collection = open_collection(trees)
+    _say_if_unfinished(collection)
+    task = build_task(str(collection.header["task"]))
     pool = load_trees(trees)
     scored = {
         name: _score(pool, folder, backbone, device, threads, title=f"scoring with {name}")
@@ -261,6 +265,9 @@ def demo_command(
     run_demo(out, seed=seed)
 
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
 def main() -> None:
     """Entry point of `arts` and `python -m arts`."""
     try:
@@ -275,9 +282,19 @@ def main() -> None:
             raise
         print(f"arts: {LOCAL_HINT}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("arts: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print("arts: interrupted; the same command goes on from here", file=sys.stderr)
+        raise
+
+
+def _say_if_unfinished(collection: "Collection") -> None:
+    wanted, found = collection.header["settings"]["num_problems"], collection.num_trees()
+    if 0 < found < wanted:
+        print(
+            f"note: {collection.folder} holds {found} of {wanted} trees; its `arts collect` command finishes it",
+            file=sys.stderr,
+        )
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> str:

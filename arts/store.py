@@ -131,6 +131,10 @@ class Collection:
     def finished_shards(self) -> list[Path]:
         return sorted(self.folder.glob("trees-[0-9]*.jsonl"))
 
+    def num_trees(self) -> int:
+        """Trees in the finished shards."""
+        return sum(path.read_bytes().count(b"\n") for path in self.finished_shards())
+
     def trees(self) -> Iterator[ReasoningTree]:
         """All trees of the finished shards, one in memory at a time.
 

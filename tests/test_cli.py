@@ -133,3 +133,39 @@ def test_named_verifiers() -> None:
         ("arts_v2", "runs/v2"),
         ("prm", "runs/v3"),
     ]
+
+
+def test_unfinished_collection_is_used_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the second of two shards the first can be evaluated, and a note says what is missing."""
+    folder, out = tmp_path / "trees", tmp_path / "out"
+    arguments = ["arts", "collect", "--task", "toy", "--proposer", "table", "--out", str(folder), "--block-size", "2"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--num-problems", "20", "--num-samples", "4"])
+    with pytest.raises(SystemExit):
+        main()
+    assert len(list(folder.glob("trees-*.jsonl"))) == 2
+    (folder / "trees-00001.jsonl").unlink()
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["arts", "evaluate", "--trees", str(folder), "--out", str(out), "--no-report"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert "holds 16 of 20 trees" in capsys.readouterr().err
+    assert json.loads((out / "results.json").read_text())["num_problems"] == 16
+
+
+def test_interrupted_command_says_that_it_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("arts.collect.collect", interrupt)
+    monkeypatch.setattr(
+        sys, "argv", ["arts", "collect", "--task", "toy", "--proposer", "table", "--out", str(tmp_path / "x")]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
