@@ -47,7 +47,14 @@ def state_of(folder: Path) -> State:
 @contextmanager
 def started(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "arts", "collect", "--out", str(folder), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+
+    # A shell without a terminal starts its background jobs with SIGINT ignored, and children inherit that.
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen
+    ) as process:
         try:
             yield process
         finally:

@@ -579,7 +579,7 @@ def test_failed_and_unfinished_draws_do_not_disturb_training(base: Path, tmp_pat
 
 def test_card_holds_settings_and_result(base: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, learning_rate=None, num_epochs=1)
-    for tuning, learning_rate in (("full", 1e-3), ("lora", 2e-4)):
+    for tuning, learning_rate in (("full", 3e-4), ("lora", 2e-4)):
         result = run(base, tmp_path / tuning, settings, tuning=tuning).result
         card = json.loads((tmp_path / tuning / "verifier.json").read_text())
         assert card["objective"] == {
