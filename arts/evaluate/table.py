@@ -82,7 +82,7 @@ def _rich_table(first: str, *columns: str) -> Table:
     printed = Table(box=None, header_style="dim", padding=(0, 1))
     printed.add_column(_plain(first), no_wrap=True)
     for column in columns:
-        printed.add_column(_plain(column), justify="right", no_wrap=column[:1] in "@9")
+        printed.add_column(_plain(column), justify="right", no_wrap=column[:1] in "@9", overflow="fold")
     return printed
 
 
