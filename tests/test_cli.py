@@ -53,6 +53,7 @@ MISTAKES = [
     (("solve", "3 5 7 11 > 24", "--verifier", "/no/such/folder"), "holds no verifier"),
     (("solve", "3 5 7 11 > 24", "--temperature", "0"), "temperature 0"),
     (("solve", "3 5 7 11 > 24", "--task", "chess"), "unknown task 'chess'"),
+    (("solve", "3 5 7 11 > 24", "--device", "abacus"), "device 'abacus' cannot be used"),
     (("collect", "--out", "X", "--task", "countdown:9"), "3 to 6"),
     (("collect", "--out", "X", "--num-problems", "0"), "num_problems is 0"),
     (("collect", "--out", "X", "--split", "dev"), "--split is 'dev'"),

@@ -77,6 +77,10 @@ def _load(auto_class: Any, folder: str | Path, dtype: torch.dtype | None, device
         )
     if not weight_files(path):
         raise ValueError(f"{str(folder)!r} holds no *.safetensors weights; save the model with save_pretrained")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device's library
+        raise ValueError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else None
     try:
