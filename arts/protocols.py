@@ -76,6 +76,26 @@ class Proposer(Protocol):
         ...
 
 
+Aggregation = Literal["last", "min", "mean", "product"]
+"""How the scores of the steps of a path become the score of the path: that of its last step, the lowest, the arithmetic
+mean, the product (mean and product of the positive scores, not of their logarithms)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreScale:
+    """What a scorer's number is the natural log of. It is stored on nodes as `log_flow`, whatever the scorer."""
+
+    kind: Literal["log_flow", "log_value", "log_strength"] = "log_flow"
+    """`log_flow`: a flow of reward, `reward_right` or `reward_wrong` at the end of a path. `log_value`: the chance to
+    end right. `log_strength`: a Bradley-Terry strength; only differences inside one problem mean something."""
+    reward_right: float = 10.0
+    "of `log_flow` only"
+    reward_wrong: float = 0.1
+    "of `log_flow` only"
+    aggregation: Aggregation = "last"
+    "over a path, where the evaluator is told no other"
+
+
 class ScoredTrees(NamedTuple):
     trees: list[ReasoningTree]
     "the same trees with `log_flow` on every node"
@@ -83,6 +103,7 @@ class ScoredTrees(NamedTuple):
     "tokens that went through the backbone, padding left out"
     distinct_tokens: int
     "tokens of the trees, prompts included, each node's once: the least that could be computed"
+    scale: ScoreScale = ScoreScale()
 
 
 class Scorer(Protocol):
