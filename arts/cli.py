@@ -13,6 +13,8 @@ import typer
 from arts.build import LOCAL_HINT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from arts.protocols import ScoredTrees
     from arts.store import Collection
     from arts.tree import ReasoningTree
@@ -91,15 +93,35 @@ def collect_command(
     )
 
 
+def _list_objectives(wanted: bool) -> None:
+    if wanted:
+        from arts.verifier.objectives import OBJECTIVES
+
+        for name, kind in OBJECTIVES.items():
+            print(f"{name:15s}{kind.paper}")
+        raise typer.Exit
+
+
 @app.command("train")
 def train_command(
     trees: Annotated[list[Path], typer.Argument(help="collections to train on")],
     out: Annotated[Path, typer.Option(help="folder of the verifier; an interrupted run there goes on")],
     backbone: Annotated[str, typer.Option(help="countdown (shipped) or hf:FOLDER")] = "countdown",
     tuning: Annotated[str, typer.Option(help="lora, or full for backbones of a few million weights")] = "",
-    target: Annotated[str, typer.Option(help="RFM's sum over children: monte_carlo or bootstrap")] = "monte_carlo",
-    stop_gradient: Annotated[bool, typer.Option(help="of the bootstrapped target")] = True,
-    leaf_weight: Annotated[float, typer.Option(help="weight of the leaf loss")] = 1.0,
+    objective: Annotated[str, typer.Option(help="what is learned; --list-objectives names them")] = "rfm",
+    options: Annotated[
+        list[str] | None, typer.Option("--set", help="option of the objective, KEY=VALUE; repeat for several")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="paper: objective, rewards and network exactly as published")
+    ] = None,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="collections to validate on, instead of a share of the problems")
+    ] = None,
+    keep: Annotated[str, typer.Option(help="the weights with the best validation loss or picked_right")] = "loss",
+    list_objectives: Annotated[
+        bool, typer.Option("--list-objectives", is_eager=True, callback=_list_objectives, help="print them and stop")
+    ] = False,
     reward_right: Annotated[float, typer.Option(help="R of a right answer")] = 10.0,
     reward_wrong: Annotated[float, typer.Option(help="R of a wrong one, above 0")] = 0.1,
     epochs: int = 2,
@@ -112,41 +134,32 @@ def train_command(
     device: DEVICE = "cpu",
     threads: THREADS = 1,
 ) -> None:
-    """Train a flow verifier on collected trees (Reasoning Flow Matching)."""
-    from itertools import chain
-
+    """Train a flow verifier on collected trees."""
     from arts.build import build_new_verifier
     from arts.console import progress
-    from arts.store import open_collection
 
-    collections = [open_collection(folder) for folder in trees]
-    for collection in collections:
-        if not collection.finished_shards():
-            raise ValueError(
-                f"{str(collection.folder)!r} holds no finished trees; run its `arts collect` command again"
-            )
-        _say_if_unfinished(collection)
+    trees_to_train, trees_to_validate = _stream(trees), _stream(validation) if validation else None
     _use_threads(threads)
     from arts.verifier.model import VerifierSettings
-    from arts.verifier.objectives import RewardSettings, RFMSettings
+    from arts.verifier.objectives import RewardSettings, build_objective, parse_options
     from arts.verifier.train import TrainProgress, TrainSettings, train
 
+    chosen = build_objective(objective, parse_options(objective, options or []))
     settings = TrainSettings(
-        objective=RFMSettings(
-            target=_choice("target", target, ("monte_carlo", "bootstrap")),  # type: ignore[arg-type]
-            stop_gradient=stop_gradient,
-            leaf_weight=leaf_weight,
-        ),
+        objective=chosen,
         rewards=RewardSettings(right=reward_right, wrong=reward_wrong),
         num_epochs=epochs,
         batch_trees=batch_trees,
         learning_rate=learning_rate,
         patience=patience,
         validation_share=validation_share,
+        keep=_choice("keep", keep, ("loss", "picked_right")),  # type: ignore[arg-type]
         checkpoint_every_s=checkpoint_every_s,
         seed=seed,
     )
-    shape = VerifierSettings(tuning=tuning or ("full" if backbone == "countdown" else "lora"))
+    shape = VerifierSettings(
+        tuning=tuning or ("full" if backbone == "countdown" else "lora"), num_outputs=chosen.num_outputs
+    )
     verifier = build_new_verifier(backbone, shape, device=device, seed=seed)
     print("packing trees …", file=sys.stderr)
     with progress("training", 1000) as tell:
@@ -158,12 +171,14 @@ def train_command(
                 note = f"validation loss {state.validation.loss:.3f}, picks right {state.validation.picked_right:.1%}"
             tell(round(1000 * state.step / state.num_steps), f"step {state.step} loss {state.loss:.3f} {note}")
 
-        result = train(verifier, chain.from_iterable(c.trees() for c in collections), settings, out, watch=watch)
+        result = train(verifier, trees_to_train, settings, out, validation=trees_to_validate, watch=watch)
     print(
         f"{out}: trained on {result.num_trained_trees} trees in {result.num_steps} steps, {result.seconds:.0f} s; "
         f"validation ({result.num_validation_trees} problems): loss {result.best.loss:.3f}, "
         f"best-of-N picks right {result.best.picked_right:.1%}"
     )
+    for line in result.left_out:
+        print(line)
     if result.skipped_batches:
         print(f"{result.skipped_batches} batches were left out: their loss or gradient was not finite")
 
@@ -286,6 +301,22 @@ def main() -> None:
         if stop.code == _INTERRUPTED:
             print("arts: interrupted; the same command goes on from here", file=sys.stderr)
         raise
+
+
+def _stream(folders: list[Path]) -> "Iterator[ReasoningTree]":
+    """The trees of several collections, one after another; a folder without any is refused at once."""
+    from itertools import chain
+
+    from arts.store import open_collection
+
+    collections = [open_collection(folder) for folder in folders]
+    for collection in collections:
+        if not collection.finished_shards():
+            raise ValueError(
+                f"{str(collection.folder)!r} holds no finished trees; run its `arts collect` command again"
+            )
+        _say_if_unfinished(collection)
+    return chain.from_iterable(collection.trees() for collection in collections)
 
 
 def _say_if_unfinished(collection: "Collection") -> None:

@@ -3,6 +3,7 @@
 Implementations are built where the program starts (`cli.py`, a recipe, a test) and passed in; nothing is registered.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -79,6 +80,20 @@ class Proposer(Protocol):
 Aggregation = Literal["last", "min", "mean", "product"]
 """How the scores of the steps of a path become the score of the path: that of its last step, the lowest, the arithmetic
 mean, the product (mean and product of the positive scores, not of their logarithms)."""
+
+
+def aggregate(log_scores: Sequence[float], how: Aggregation) -> float:
+    """The log score of a path from those of its steps, first step first, at least one."""
+    if how == "last":
+        return log_scores[-1]
+    if how == "min":
+        return min(log_scores)
+    if how == "product":
+        return math.fsum(log_scores)
+    highest = max(log_scores)
+    if not math.isfinite(highest):
+        return highest
+    return highest + math.log(math.fsum(math.exp(score - highest) for score in log_scores) / len(log_scores))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,24 +1,21 @@
-"""Trees as a trainer takes them: packed for one verifier, with the targets of their nodes, split by problem."""
+"""Trees as a trainer takes them: packed for one verifier, with the targets of their nodes, split by problem.
+
+What cannot be trained on is left out and counted: trees without a step, and paths longer than the verifier's context.
+"""
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from arts.lm.packing import PackedTree, pad_packed
-from arts.tree import ReasoningTree
+from arts.protocols import Aggregation, aggregate
+from arts.tree import LogPriorLaw, ReasoningTree
 from arts.verifier.model import FlowVerifier
-from arts.verifier.objectives import (
-    NodeTargets,
-    RewardSettings,
-    RFMSettings,
-    TargetBatch,
-    join_targets,
-    node_targets,
-)
+from arts.verifier.objectives import Batch, Objective, RewardSettings, Targets, TreeFacts, join_targets
 from arts.verifier.scorer import pack_for, pad_id
 
 
@@ -29,32 +26,120 @@ class Example(NamedTuple):
     parts: list[PackedTree]
     first_seen: np.ndarray
     "for each node of the tree, its place in the joined nodes of `parts` [N]"
-    targets: NodeTargets
+    facts: TreeFacts
+    targets: Targets
     answers: tuple[int, ...]
     "finished leaves of the main trajectories, with repeats: what best-of-N chooses from"
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.facts.parent)
 
     @property
     def num_tokens(self) -> int:
         return sum(len(part.token_ids) for part in self.parts)
 
 
+@dataclass
+class LeftOut:
+    """Counts of what no example was made of."""
+
+    trees: int = 0
+    "without a step that fits the context"
+    paths: int = 0
+    "longer than the verifier's context"
+    trees_without_signal: int = 0
+    "trees the objective learns nothing from, such as one without two different outcomes to rank"
+
+    def lines(self, context: int) -> list[str]:
+        """What to tell the user; nothing where nothing was left out."""
+        said = []
+        if self.paths:
+            said.append(f"{self.paths} paths are longer than the verifier's context of {context} tokens: left out")
+        if self.trees:
+            said.append(f"{self.trees} trees have no step to train on: left out")
+        if self.trees_without_signal:
+            said.append(f"{self.trees_without_signal} trees hold nothing that this objective learns from")
+        return said
+
+
+class Prepared(NamedTuple):
+    examples: list[Example]
+    left_out: LeftOut
+
+
 def prepare(
-    verifier: FlowVerifier, trees: Iterable[ReasoningTree], rewards: RewardSettings, objective: RFMSettings
-) -> list[Example]:
-    """Pack every tree and compute its targets; trees may be a stream, they are not kept."""
-    examples = []
-    for tree in trees:
+    verifier: FlowVerifier, trees: Iterable[ReasoningTree], rewards: RewardSettings, objective: Objective
+) -> Prepared:
+    """Pack every tree and compute its targets; trees may be a stream, they are not kept.
+
+    Raises:
+        ValueError: nothing to learn from, or an objective with pi_0 was given trees whose log-priors are missing or of
+            different laws.
+    """
+    examples: list[Example] = []
+    left_out = LeftOut()
+    laws: set[LogPriorLaw] = set()
+    for whole in trees:
+        tree, num_cut = within_context(verifier, whole)
+        left_out.paths += num_cut
         if len(tree.nodes) < 2:
+            left_out.trees += 1
             continue
+        facts = TreeFacts.of(tree)
+        if objective.needs_prior:
+            laws.add(tree.log_prior_law)
+            _check_prior(objective, tree, facts, laws)
         parts, _ = pack_for(verifier, tree)
         joined = np.concatenate([np.asarray(part.nodes) for part in parts])
-        first_seen = np.unique(joined, return_index=True)[1]
-        targets = node_targets(tree, rewards, objective)
+        targets = objective.targets(facts, rewards)
+        left_out.trees_without_signal += not targets["weight"].sum() > 0
         answers = tuple(leaf for leaf in tree.trunks if tree.nodes[leaf].is_answer)
-        examples.append(Example(tree.problem.id, parts, first_seen, targets, answers))
+        first_seen = np.unique(joined, return_index=True)[1]
+        examples.append(Example(tree.problem.id, parts, first_seen, facts, targets, answers))
     if not examples:
-        raise ValueError("there is not one tree with a step to train on; collect some with `arts collect`")
-    return examples
+        raise ValueError(
+            "there is not one tree with a step to train on; "
+            + ("; ".join(left_out.lines(verifier.max_positions)) or "collect some with `arts collect`")
+        )
+    if left_out.trees_without_signal == len(examples):
+        raise ValueError(
+            f"none of the {len(examples)} trees holds anything that objective {objective.name} learns from "
+            "(a ranking needs right and wrong paths of one problem); collect more problems or choose another objective"
+        )
+    return Prepared(examples, left_out)
+
+
+def _check_prior(objective: Objective, tree: ReasoningTree, facts: TreeFacts, laws: set[LogPriorLaw]) -> None:
+    where = f"objective {objective.name} uses log pi_0, and problem {tree.problem.id!r}"
+    if len(laws) > 1:
+        raise ValueError(
+            f"{where} has log-priors of law {tree.log_prior_law!r} after trees of another law; "
+            "train on collections of one law, or choose an objective without pi_0"
+        )
+    if not np.isfinite(facts.log_prior[facts.is_known]).all():
+        raise ValueError(
+            f"{where} has steps without a log-prior; collect with a proposer that reports log-probabilities, or choose "
+            "an objective without pi_0"
+        )
+
+
+def within_context(verifier: FlowVerifier, tree: ReasoningTree) -> tuple[ReasoningTree, int]:
+    """The tree without the steps that end beyond the verifier's context, and the number of paths that were cut."""
+    sizes = [len(ids) for ids in verifier.node_token_ids(tree)]
+    ends = [sizes[0]]
+    for node in tree.nodes[1:]:
+        ends.append(ends[node.parent] + sizes[node.id])
+    if max(ends) <= verifier.max_positions:
+        return tree, 0
+    kept = [node for node in tree.nodes if ends[node.id] <= verifier.max_positions]
+    if not kept:  # the prompt alone is too long
+        return replace(tree, nodes=tree.nodes[:1], trunks=()), len(tree.leaves())
+    new_id = {node.id: place for place, node in enumerate(kept)}
+    nodes = tuple(replace(node, id=new_id[node.id], parent=new_id.get(node.parent, -1)) for node in kept)
+    trunks = tuple(new_id[leaf] for leaf in tree.trunks if leaf in new_id)
+    num_cut = sum(leaf.id not in new_id for leaf in tree.leaves())
+    return replace(tree, nodes=nodes, trunks=trunks), num_cut
 
 
 def split_by_problem(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
@@ -74,28 +159,35 @@ def split_by_problem(examples: Sequence[Example], share: float) -> tuple[list[Ex
     return training, validation
 
 
-def predict(verifier: FlowVerifier, batch: Sequence[Example]) -> tuple[torch.Tensor, TargetBatch]:
-    """log F of every node of the examples [N], and their joined targets, on the verifier's device."""
+def predict(verifier: FlowVerifier, batch: Sequence[Example]) -> tuple[torch.Tensor, Batch]:
+    """The head's output for every node of the examples [N, K], and their joined targets, on the verifier's device."""
     parts = [part for example in batch for part in example.parts]
-    log_flow_parts = verifier(pad_packed(parts, pad_id(verifier)))
+    output = verifier(pad_packed(parts, pad_id(verifier)))
     index, offset = [], 0
     for example in batch:
         index.append(example.first_seen + offset)
         offset += sum(len(part.nodes) for part in example.parts)
-    log_flow = log_flow_parts[torch.from_numpy(np.concatenate(index)).to(log_flow_parts.device)]
-    targets = join_targets([example.targets for example in batch])
-    return log_flow, TargetBatch(*(tensor.to(log_flow.device) for tensor in targets))
+    output_NK = output[torch.from_numpy(np.concatenate(index)).to(output.device)]
+    targets = join_targets([example.targets for example in batch], [example.num_nodes for example in batch])
+    return output_NK, {name: values.to(output_NK.device) for name, values in targets.items()}
 
 
-def picked_right(log_flow: np.ndarray, batch: Sequence[Example], rewards: RewardSettings) -> float:
-    """Number of problems whose answer of highest flow is right; without main trajectories, of all terminal nodes."""
+def picked_right(log_flow: np.ndarray, batch: Sequence[Example], aggregation: Aggregation) -> float:
+    """Number of problems whose answer of highest score is right; without main trajectories, of all terminal nodes."""
     right, offset = 0, 0
-    halfway = (math.log(rewards.right) + math.log(rewards.wrong)) / 2
     for example in batch:
-        own = log_flow[offset : offset + len(example.targets.parent)]
-        offset += len(own)
-        leaves = np.array(example.answers or np.flatnonzero(example.targets.is_terminal), dtype=np.int64)
-        if len(leaves):
-            best = leaves[np.argmax(own[leaves])]
-            right += example.targets.is_terminal[best] and example.targets.log_reward[best] > halfway
+        own = log_flow[offset : offset + example.num_nodes]
+        offset += example.num_nodes
+        leaves = example.answers or tuple(np.flatnonzero(example.facts.is_terminal))
+        if leaves:
+            best = max(leaves, key=lambda leaf: _path_score(example.facts, own, leaf, aggregation))
+            right += bool(example.facts.is_right[best])
     return float(right)
+
+
+def _path_score(facts: TreeFacts, log_flow: np.ndarray, leaf: int, aggregation: Aggregation) -> float:
+    path = []
+    while leaf > 0:
+        path.append(float(log_flow[leaf]))
+        leaf = int(facts.parent[leaf])
+    return aggregate(path[::-1], aggregation)

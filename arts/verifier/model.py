@@ -2,12 +2,12 @@
 
 It sees a tree as one packed sequence and returns log F(s) for every node. A saved verifier is safetensors and JSON:
 
-    verifier.json            settings, the scale and objective of its score, hash of the base weights
+    verifier.json            settings, the objective and scale of its score, hash of the base weights
     head.safetensors         the head
     adapter/                 LoRA weights (the base stays where it is), or
     backbone/                all weights of a fully trained backbone, and its tokenizer
 
-Shapes: B trees, L tokens, H hidden, N nodes of all trees of a batch.
+Shapes: B trees, L tokens, H hidden, N nodes of all trees of a batch, K outputs of the head.
 """
 
 import json
@@ -40,8 +40,12 @@ class VerifierSettings:
     lora_alpha: int = 32
     dropout: float = 0.1
     "in the adapters and in the head"
+    num_outputs: int = 1
+    "of the head, K; the first is the score. An objective says how many it needs"
 
     def __post_init__(self) -> None:
+        if self.num_outputs < 1:
+            raise ValueError(f"num_outputs is {self.num_outputs}; the head needs at least one")
         if self.tuning not in ("lora", "full"):
             raise ValueError(f"tuning is {self.tuning!r}; allowed are 'lora' and 'full'")
         if not 0 <= self.dropout < 1:
@@ -49,7 +53,7 @@ class VerifierSettings:
 
 
 class FlowVerifier(nn.Module):
-    """log F(s) = head(hidden state at the last token of step s).
+    """score(s) = head(hidden state at the last token of step s); log F(s) for a flow objective.
 
     Args:
         language_model: the backbone, from `load_backbone`; with LoRA its own weights stay frozen.
@@ -68,7 +72,7 @@ class FlowVerifier(nn.Module):
         )
         hidden = language_model.model.config.hidden_size
         self.head = nn.Sequential(
-            nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(hidden, 1)
+            nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(hidden, settings.num_outputs)
         )
         self.head.to(language_model.device)
 
@@ -77,7 +81,7 @@ class FlowVerifier(nn.Module):
         return int(getattr(self.language_model.model.config, "max_position_embeddings", 1 << 30))
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
-        """log F of every node of the batch [N], in float32."""
+        """The head's output for every node of the batch [N, K]; the objective says what it means."""
         device = self.language_model.device
         mask_B1LL = batch.attention_mask_B1LL.to(device)
         if self.backbone.dtype != torch.float32 or self.backbone.config._attn_implementation != "sdpa":
@@ -91,8 +95,8 @@ class FlowVerifier(nn.Module):
             use_cache=False,
         ).last_hidden_state
         step_end_NH = hidden_BLH[batch.node_row.to(device), batch.node_column.to(device)]
-        log_flow_N: torch.Tensor = self.head(step_end_NH.to(self.head[0].weight.dtype))[:, 0]
-        return log_flow_N
+        output_NK: torch.Tensor = self.head(step_end_NH.to(self.head[0].weight.dtype))
+        return output_NK
 
     def node_token_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:
         """Ids of every node; the root's are the prompt.
@@ -132,7 +136,6 @@ class FlowVerifier(nn.Module):
             self.language_model.tokenizer.save_pretrained(folder / "backbone")
         card = {
             "format": FORMAT,
-            "scale": "log_flow",
             **self.card,
             "settings": asdict(self.settings),
             "base": base,

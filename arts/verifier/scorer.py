@@ -13,6 +13,7 @@ from arts.lm.packing import PackedTree, pack_tree, pad_packed, split_nodes
 from arts.protocols import ScoredTrees
 from arts.tree import ReasoningTree
 from arts.verifier.model import FlowVerifier
+from arts.verifier.objectives import Objective, RewardSettings, build_objective
 
 MAX_PACKED_TOKENS = 2048  # of one sequence: the mask grows with its square
 _SCORED_AT_ONCE = 128
@@ -28,6 +29,8 @@ class FlowScorer:
     def __init__(self, verifier: FlowVerifier, *, batch_tokens: int = 8192) -> None:
         self.verifier = verifier.eval()
         self.batch_tokens = batch_tokens
+        self.objective, self.rewards = trained_objective(verifier)
+        self.scale = self.objective.scale(self.rewards)
 
     @torch.inference_mode()
     def score(self, trees: Sequence[ReasoningTree]) -> ScoredTrees:
@@ -40,14 +43,15 @@ class FlowScorer:
             distinct += num_tokens
         flows = [[0.0] * len(tree.nodes) for tree in trees]
         for batch in _batches(parts, self.batch_tokens):
-            log_flow = self.verifier(pad_packed([part for _, part in batch], self._pad_id)).tolist()
+            output_NK = self.verifier(pad_packed([part for _, part in batch], self._pad_id))
+            log_flow = self.objective.log_flow(output_NK, self.rewards).tolist()
             position = 0
             for index, part in batch:
                 for node in part.nodes:
                     flows[index][node] = log_flow[position]
                     position += 1
         scored = [tree.with_log_flows(flow) for tree, flow in zip(trees, flows, strict=True)]
-        return ScoredTrees(scored, sum(len(part.token_ids) for _, part in parts), distinct)
+        return ScoredTrees(scored, sum(len(part.token_ids) for _, part in parts), distinct, self.scale)
 
     @property
     def _pad_id(self) -> int:
@@ -65,7 +69,13 @@ def score_with_progress(scorer: FlowScorer, trees: Sequence[ReasoningTree], titl
             computed += part.computed_tokens
             distinct += part.distinct_tokens
             tell(len(scored))
-    return ScoredTrees(scored, computed, distinct)
+    return ScoredTrees(scored, computed, distinct, scorer.scale)
+
+
+def trained_objective(verifier: FlowVerifier) -> tuple[Objective, RewardSettings]:
+    """What a verifier was trained on, from its card; an untrained one counts as one of Reasoning Flow Matching."""
+    described = dict(verifier.card.get("objective", {"name": "rfm"}))
+    return build_objective(described.pop("name"), described), RewardSettings(**verifier.card.get("rewards", {}))
 
 
 def pad_id(verifier: FlowVerifier) -> int:

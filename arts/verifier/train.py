@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from arts.tree import ReasoningTree
 from arts.verifier.checkpoint import load_checkpoint, save_checkpoint
-from arts.verifier.examples import Example, picked_right, predict, prepare, split_by_problem
+from arts.verifier.examples import Example, LeftOut, picked_right, predict, prepare, split_by_problem
 from arts.verifier.model import FlowVerifier, load_verifier
-from arts.verifier.objectives import RewardSettings, RFMSettings, node_weights, rfm_loss
+from arts.verifier.objectives import RFM, Objective, RewardSettings, describe_objective
 
 _SORT_WINDOW = 8  # batches whose trees are sorted by size together, to pad little
 
@@ -30,7 +30,7 @@ _SORT_WINDOW = 8  # batches whose trees are sorted by size together, to pad litt
 class TrainSettings:
     """How to train. Where the paper is silent the default is ours."""
 
-    objective: RFMSettings = field(default_factory=RFMSettings)
+    objective: Objective = field(default_factory=RFM)
     rewards: RewardSettings = field(default_factory=RewardSettings)
     num_epochs: int = 2
     batch_trees: int = 4
@@ -42,10 +42,13 @@ class TrainSettings:
     "of all steps; then the rate falls to zero along a cosine"
     max_grad_norm: float = 1.0
     validation_share: float = 0.05
-    "of the problems, by hash of their id, never trained on"
+    "of the problems, by hash of their id, never trained on; unused where validation trees are given"
     evaluations_per_epoch: int = 4
     patience: int = 6
-    "evaluations without a better validation loss before training stops; the best weights are kept"
+    "evaluations without a better validation result before training stops; the best weights are kept"
+    keep: Literal["loss", "picked_right"] = "loss"
+    """What decides on the best weights: the validation loss, or the share of validation problems whose best answer is
+    right. A bootstrapped target moves with the model, so its loss compares little."""
     checkpoint_every_s: float = 60.0
     "0: after every step. How often is no part of the run: it may go on with another value"
     seed: int = 0
@@ -58,6 +61,8 @@ class TrainSettings:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive and finite")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; it must lie between 0 and 1")
+        if self.keep not in ("loss", "picked_right"):
+            raise ValueError(f"keep is {self.keep!r}; allowed are 'loss' and 'picked_right'")
 
 
 class TrainProgress(NamedTuple):
@@ -74,7 +79,7 @@ class TrainProgress(NamedTuple):
 class Validation(NamedTuple):
     loss: float
     picked_right: float
-    "share of problems whose trunk of highest terminal flow is right: best-of-N on the validation problems"
+    "share of problems whose main trajectory of highest score is right: best-of-N on the validation problems"
 
 
 class TrainResult(NamedTuple):
@@ -85,6 +90,8 @@ class TrainResult(NamedTuple):
     num_validation_trees: int
     skipped_batches: int
     "steps left out because loss or gradient was not finite"
+    left_out: tuple[str, ...] = ()
+    "what of the trees could not be trained on, in words; empty where everything was"
 
 
 def train(
@@ -93,16 +100,40 @@ def train(
     settings: TrainSettings,
     folder: Path,
     *,
+    validation: Iterable[ReasoningTree] | None = None,
     watch: Callable[[TrainProgress], None] | None = None,
 ) -> TrainResult:
-    """Train, keep the weights with the lowest validation loss, save the verifier to `folder`.
+    """Train, keep the weights that validate best, save the verifier to `folder`.
+
+    Args:
+        validation: trees of other problems; None: a share of the problems of `trees` is kept for it.
 
     Raises:
         ValueError: nothing to train on, or the checkpoint in `folder` is of another run.
         FloatingPointError: ten steps in a row were not finite; the last good checkpoint stays.
     """
-    examples = prepare(verifier, trees, settings.rewards, settings.objective)
-    return _Run(verifier, examples, settings, folder, watch).finish()
+    if verifier.settings.num_outputs != settings.objective.num_outputs:
+        raise ValueError(
+            f"objective {settings.objective.name} needs a head with {settings.objective.num_outputs} outputs, the "
+            f"verifier's has {verifier.settings.num_outputs}; make it with VerifierSettings(num_outputs=...)"
+        )
+    examples, left_out = prepare(verifier, trees, settings.rewards, settings.objective)
+    if validation is None:
+        split = split_by_problem(examples, settings.validation_share)
+    else:
+        kept = prepare(verifier, validation, settings.rewards, settings.objective).examples
+        split = examples, _other_problems(examples, kept)
+    return _Run(verifier, split, left_out, settings, folder, watch).finish()
+
+
+def _other_problems(training: Sequence[Example], validation: list[Example]) -> list[Example]:
+    trained = {example.problem_id for example in training}
+    both = sorted(example.problem_id for example in validation if example.problem_id in trained)
+    if both:
+        raise ValueError(
+            f"{len(both)} validation problems are trained on, {both[0]!r} among them; give trees of other problems"
+        )
+    return validation
 
 
 class _Run:
@@ -111,13 +142,15 @@ class _Run:
     def __init__(
         self,
         verifier: FlowVerifier,
-        examples: Sequence[Example],
+        split: tuple[list[Example], list[Example]],
+        left_out: LeftOut,
         settings: TrainSettings,
         folder: Path,
         watch: Callable[[TrainProgress], None] | None,
     ) -> None:
         self.verifier, self.settings, self.folder, self.watch = verifier, settings, folder, watch
-        self.training, self.validation = split_by_problem(examples, settings.validation_share)
+        self.training, self.validation = split
+        self.left_out = tuple(left_out.lines(verifier.max_positions))
         self.parameters = verifier.trained_parameters()
         self.learning_rate = settings.learning_rate or _default_learning_rate(verifier)
         self.optimizer = torch.optim.AdamW(
@@ -126,11 +159,11 @@ class _Run:
         self.steps_per_epoch = math.ceil(len(self.training) / settings.batch_trees)
         self.num_steps = settings.num_epochs * self.steps_per_epoch
         self.evaluate_every = max(1, self.steps_per_epoch // settings.evaluations_per_epoch)
-        self.identity = self._identity(examples)
+        self.identity = self._identity()
         self.step, self.seconds = 0, 0.0
         self.epoch, self.batches = -1, list[list[int]]()
         self.skipped = self.skipped_in_a_row = self.stale = 0
-        self.best = Validation(math.inf, 0.0)
+        self.best = Validation(math.inf, -1.0)
         self.best_weights = {name: weight.detach().clone() for name, weight in self.parameters.items()}
 
     def finish(self) -> TrainResult:
@@ -179,8 +212,8 @@ class _Run:
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # dropout, so that resuming repeats it
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * self._rate()
-        log_flow, targets = predict(self.verifier, batch)
-        loss = rfm_loss(log_flow, targets, self.settings.objective)
+        output_NK, targets = predict(self.verifier, batch)
+        loss = self.settings.objective.loss(output_NK, targets, self.settings.rewards).mean
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
@@ -204,22 +237,31 @@ class _Run:
     @torch.inference_mode()
     def _validate(self) -> Validation:
         self.verifier.eval()
+        objective, rewards = self.settings.objective, self.settings.rewards
+        aggregation = objective.scale(rewards).aggregation
         total = weight = picked = 0.0
         ordered = sorted(self.validation, key=lambda example: example.num_tokens)
         for start in range(0, len(ordered), self.settings.batch_trees):
             batch = ordered[start : start + self.settings.batch_trees]
-            log_flow, targets = predict(self.verifier, batch)
-            batch_weight = float(node_weights(targets, self.settings.objective).sum())
-            total += float(rfm_loss(log_flow, targets, self.settings.objective)) * batch_weight
-            weight += batch_weight
-            picked += picked_right(log_flow.cpu().numpy(), batch, self.settings.rewards)
-        validation = Validation(total / max(1.0, weight), picked / len(ordered))
-        if validation.loss < self.best.loss:
+            output_NK, targets = predict(self.verifier, batch)
+            loss = objective.loss(output_NK, targets, rewards)
+            total += float(loss.total)
+            weight += float(loss.weight)
+            picked += picked_right(objective.log_flow(output_NK, rewards).cpu().numpy(), batch, aggregation)
+        validation = Validation(total / max(1e-12, weight), picked / len(ordered))
+        if self._is_better(validation):
             self.best, self.stale = validation, 0
             self.best_weights = {name: value.detach().clone() for name, value in self.parameters.items()}
         else:
             self.stale += 1
         return validation
+
+    def _is_better(self, validation: Validation) -> bool:
+        if not math.isfinite(validation.loss):
+            return False
+        if self.settings.keep == "picked_right":
+            return validation.picked_right > self.best.picked_right
+        return validation.loss < self.best.loss
 
     def _is_sound(self) -> bool:
         """Is this a state to come back to? Not where steps are being skipped or a weight is not finite."""
@@ -237,18 +279,29 @@ class _Run:
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best_weights[name])
         result = TrainResult(
-            self.best, self.step, round(self.seconds, 1), len(self.training), len(self.validation), self.skipped
+            self.best,
+            self.step,
+            round(self.seconds, 1),
+            len(self.training),
+            len(self.validation),
+            self.skipped,
+            self.left_out,
         )
         self.verifier.card |= {
             "identity": self.identity,
-            "objective": {"name": "rfm", **asdict(self.settings.objective)},
+            "objective": describe_objective(self.settings.objective),
             "rewards": asdict(self.settings.rewards),
-            "training": {**asdict(self.settings), "learning_rate": self.learning_rate},
+            "scale": asdict(self.settings.objective.scale(self.settings.rewards)),
+            "training": self._settings_json(),
             "result": {**result._asdict(), "best": result.best._asdict()},
         }
         self.verifier.eval().save(self.folder)
         self._checkpoint.unlink(missing_ok=True)
         return result
+
+    def _settings_json(self) -> dict[str, Any]:
+        settings = {name: value for name, value in vars(self.settings).items() if name not in ("objective", "rewards")}
+        return settings | {"learning_rate": self.learning_rate}
 
     # --- checkpoint ---------------------------------------------------------------------------------------------------
 
@@ -256,16 +309,21 @@ class _Run:
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
-    def _identity(self, examples: Sequence[Example]) -> str:
+    def _identity(self) -> str:
         """Names the run: settings, base weights, and the ids, shape and targets of every tree."""
         settings = replace(self.settings, checkpoint_every_s=0.0)  # how often it is saved does not change the result
         digest = hashlib.sha256(
             f"{settings} {self.verifier.settings} {self.verifier.language_model.fingerprint}".encode()
         )
-        for example in examples:
+        for example in (*self.training, None, *self.validation):
+            if example is None:
+                digest.update(b"validation")
+                continue
             digest.update(example.problem_id.encode())
-            digest.update(example.targets.log_observed_flow.tobytes())
-            digest.update(example.targets.parent.tobytes())
+            digest.update(example.facts.parent.tobytes())
+            digest.update(example.facts.is_right.tobytes())
+            for name in sorted(example.targets):
+                digest.update(np.ascontiguousarray(example.targets[name]).tobytes())
             digest.update(np.asarray(example.answers, dtype=np.int64).tobytes())
             for part in example.parts:
                 digest.update(np.asarray(part.token_ids, dtype=np.int64).tobytes())
@@ -304,7 +362,10 @@ class _Run:
         trained = load_verifier(self.folder, base=self.verifier.language_model.folder)
         self.verifier.load_state_dict(trained.state_dict())
         self.verifier.card = card
-        return TrainResult(**card["result"] | {"best": Validation(**card["result"]["best"])})
+        found = card["result"]
+        return TrainResult(
+            **found | {"best": Validation(**found["best"]), "left_out": tuple(found.get("left_out", ()))}
+        )
 
 
 def _default_learning_rate(verifier: FlowVerifier) -> float:
