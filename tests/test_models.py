@@ -44,7 +44,6 @@ def test_verifier_is_trained_from_the_shipped_proposer_with_rfm_on_enough_proble
     card = json.loads((VERIFIER / "verifier.json").read_text())
     assert card["base_fingerprint"] == weights_fingerprint(PROPOSER)
     assert card["objective"]["name"] == "rfm"
-    assert card["scale"] == "log_flow"
     assert card["result"]["num_trained_trees"] >= 8000
     verifier = load_verifier(VERIFIER, base=PROPOSER)
     assert verifier.language_model.tokenizer_fingerprint == LANGUAGE_MODEL.tokenizer_fingerprint

@@ -29,7 +29,7 @@ from arts.verifier import train as train_module
 from arts.verifier.examples import Example, picked_right, predict, split_by_problem
 from arts.verifier.examples import prepare as prepare_for
 from arts.verifier.model import FlowVerifier, load_verifier
-from arts.verifier.objectives import RewardSettings, RFMSettings, node_targets, rfm_loss
+from arts.verifier.objectives import RFM, Loss, RewardSettings, TreeFacts
 from arts.verifier.scorer import FlowScorer
 from arts.verifier.train import TrainProgress, TrainResult, TrainSettings, train
 
@@ -37,7 +37,7 @@ TREES = letter_trees(24)
 
 
 def prepare(verifier: FlowVerifier, trees: Iterable[ReasoningTree], settings: TrainSettings) -> list[Example]:
-    return prepare_for(verifier, trees, settings.rewards, settings.objective)
+    return prepare_for(verifier, trees, settings.rewards, settings.objective).examples
 
 
 # Three epochs of five steps, dropout on, a checkpoint after every step.
@@ -194,7 +194,7 @@ def flipped(trees: Sequence[ReasoningTree]) -> list[ReasoningTree]:
 OTHER_RUNS: dict[str, dict[str, Any]] = {
     "learning rate": {"settings": replace(SETTINGS, learning_rate=1e-3)},
     "seed": {"settings": replace(SETTINGS, seed=1)},
-    "objective": {"settings": replace(SETTINGS, objective=RFMSettings(target="bootstrap"))},
+    "objective": {"settings": replace(SETTINGS, objective=RFM(target="bootstrap"))},
     "rewards": {"settings": replace(SETTINGS, rewards=RewardSettings(right=5.0))},
     "network": {"dropout": 0.2},
     "more trees": {"trees": letter_trees(25)},
@@ -234,15 +234,17 @@ def break_steps(monkeypatch: pytest.MonkeyPatch, broken: Sequence[int]) -> None:
     """Let the loss of these training steps be NaN; validation is left alone."""
     step = 0
 
-    def loss(log_flow: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    true_loss = RFM.loss
+
+    def loss(objective: RFM, *arguments: Any) -> Loss:
         nonlocal step
-        value = rfm_loss(log_flow, *arguments)
+        value = true_loss(objective, *arguments)
         if not torch.is_grad_enabled():
             return value
         step += 1
-        return value * math.nan if step in broken else value
+        return value._replace(total=value.total * math.nan) if step in broken else value
 
-    monkeypatch.setattr(train_module, "rfm_loss", loss)
+    monkeypatch.setattr(RFM, "loss", loss)
 
 
 def test_batches_that_are_not_finite_are_skipped_and_counted(
@@ -387,7 +389,7 @@ def test_early_stopping_saves_the_weights_of_the_best_validation(base: Path, tmp
 
 def example(problem_id: str) -> Example:
     tree = letter_tree(problem_id, num_samples=1)
-    return Example(problem_id, [], np.zeros(0), node_targets(tree, RewardSettings(), RFMSettings()), ())
+    return Example(problem_id, [], np.zeros(0), TreeFacts.of(tree), {}, ())
 
 
 def test_validation_problems_stay_when_trees_are_added_and_are_never_trained_on() -> None:
@@ -446,30 +448,31 @@ def test_validation_loss_is_that_of_one_batch_however_it_is_cut(base: Path, tmp_
             batch_trees=batch_trees,
             learning_rate=1e-30,
             evaluations_per_epoch=1,
-            objective=RFMSettings(leaf_weight=5.0),
+            objective=RFM(leaf_weight=5.0),
         )
         losses.append(run(base, tmp_path / str(batch_trees), settings, trees=trees).result.best.loss)
     verifier = build_verifier(base)
     validation = split_by_problem(prepare(verifier, trees, settings), settings.validation_share)[1]
     with torch.no_grad():
-        expected = float(rfm_loss(*predict(verifier, validation), settings.objective))
+        expected = float(settings.objective.loss(*predict(verifier, validation), settings.rewards).mean)
     assert losses == pytest.approx([expected] * 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("right", [10.0, 7.753507434196625, 80.91118500504247])
-def test_best_of_n_counts_right_trunks_for_every_reward(right: float) -> None:
-    """For the odd rewards here the logarithms of numpy and of Python differ in the last bit on some machines."""
-    rewards = RewardSettings(right=right)
+def test_best_of_n_counts_right_trunks() -> None:
     rollouts = [letter_rollout(0, "ac"), letter_rollout(1, "ab"), letter_rollout(2, "aa", trunk=1, num_shared=1)]
     tree = build_tree(Problem("p", "p"), rollouts, judge=lambda text: Verdict(text.endswith("c"), text))
-    [row] = [Example("p", [], np.zeros(0), node_targets(tree, rewards, RFMSettings()), tree.trunks)]
+    row = Example("p", [], np.zeros(0), TreeFacts.of(tree), {}, tree.trunks)
     right_leaf, wrong_leaf = tree.trunks
     [fork] = {node.id for node in tree.leaves()} - set(tree.trunks)
     flow = np.zeros(len(tree.nodes), dtype=np.float32)
     flow[[right_leaf, wrong_leaf, fork]] = [2.0, 1.0, 3.0]  # a fork is no main trajectory, so its flow does not count
-    assert picked_right(flow, [row], rewards) == 1.0
-    assert picked_right(-flow, [row], rewards) == 0.0
-    assert picked_right(flow, [row._replace(answers=())], rewards) == 0.0  # imported: any leaf
+    assert picked_right(flow, [row], "last") == 1.0
+    assert picked_right(-flow, [row], "last") == 0.0
+    assert picked_right(flow, [row._replace(answers=())], "last") == 0.0  # imported: any leaf
+    flow[tree.nodes[right_leaf].parent] = -1.0
+    both_low = flow.copy()
+    both_low[tree.nodes[wrong_leaf].parent] = -1.0
+    assert picked_right(both_low, [row], "product") == 1.0
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
@@ -480,7 +483,7 @@ def test_it_learns_what_is_right_from_outcomes_alone(base: Path, tmp_path: Path,
     """On problems never seen: far below the best constant, and close to log R at the ends, where the path decides."""
     trees = letter_trees(100)
     settings = TrainSettings(
-        objective=RFMSettings(target=target),
+        objective=RFM(target=target),
         num_epochs=6,
         batch_trees=8,
         learning_rate=1e-2,
@@ -492,10 +495,10 @@ def test_it_learns_what_is_right_from_outcomes_alone(base: Path, tmp_path: Path,
     examples = prepare(verifier, trees, settings)
     validation = {one.problem_id for one in split_by_problem(examples, settings.validation_share)[1]}
     unseen = [tree for tree in FlowScorer(verifier).score(trees).trees if tree.problem.id in validation]
-    targets = [node_targets(tree, settings.rewards, settings.objective) for tree in unseen]
+    facts = [TreeFacts.of(tree) for tree in unseen]
     flows = np.concatenate([[node.log_flow for node in tree.nodes] for tree in unseen])
-    observed = np.concatenate([target.log_observed_flow for target in targets])
-    is_terminal = np.concatenate([target.is_terminal for target in targets])
+    observed = np.log(np.concatenate([settings.objective.targets(one, settings.rewards)["target"] for one in facts]))
+    is_terminal = np.concatenate([one.is_terminal for one in facts])
     errors = (flows - observed) ** 2
     assert errors.mean() < 0.4 * observed.var()
     assert errors[is_terminal].mean() < 0.1 * observed[is_terminal].var()
@@ -513,9 +516,9 @@ def test_trees_cut_into_parts_train_like_whole_ones(base: Path, monkeypatch: pyt
     flows, gradients = [], []
     for examples in (whole_trees, cut):
         verifier.zero_grad()
-        log_flow, targets = predict(verifier, examples)
-        rfm_loss(log_flow, targets, SETTINGS.objective).backward()
-        flows.append(log_flow.detach())
+        output_NK, targets = predict(verifier, examples)
+        SETTINGS.objective.loss(output_NK, targets, SETTINGS.rewards).mean.backward()
+        flows.append(output_NK.detach())
         gradients.append([parameter.grad.clone() for parameter in verifier.parameters() if parameter.grad is not None])
     np.testing.assert_allclose(flows[0], flows[1], rtol=0, atol=1e-12)
     for one, other in zip(*gradients, strict=True):
@@ -587,6 +590,9 @@ def test_card_holds_settings_and_result(base: Path, tmp_path: Path) -> None:
             "target": "monte_carlo",
             "stop_gradient": True,
             "leaf_weight": 1.0,
+            "inner_weight": 1.0,
+            "weigh": "nodes",
+            "regression": "squared_log",
             "count_draws": True,
         }
         assert card["rewards"] == {"right": 10.0, "wrong": 0.1}

@@ -31,7 +31,7 @@ from arts.lm.load import load_backbone, weights_fingerprint
 from arts.tree import Node, Problem, ReasoningTree, Rollout, Step, StopReason, build_tree
 from arts.verifier.examples import predict, prepare
 from arts.verifier.model import FlowVerifier, VerifierSettings, load_verifier, new_verifier
-from arts.verifier.objectives import RewardSettings, RFMSettings, node_targets
+from arts.verifier.objectives import RFM, RewardSettings, TreeFacts
 from arts.verifier.scorer import FlowScorer
 
 RANK = 16
@@ -115,8 +115,8 @@ def test_a_training_step_moves_all_that_is_trained_and_nothing_else(base: Path, 
     optimizer = torch.optim.AdamW(verifier.parameters(), lr=1e-2, weight_decay=0.1)
     for _ in range(2):  # lora_A has a gradient once lora_B has left zero
         optimizer.zero_grad()
-        log_flow, _ = predict(verifier, prepare(verifier, letter_trees(2), RewardSettings(), RFMSettings()))
-        log_flow.square().sum().backward()
+        output_NK, _ = predict(verifier, prepare(verifier, letter_trees(2), RewardSettings(), RFM()).examples)
+        output_NK.square().sum().backward()
         optimizer.step()
     for name, parameter in verifier.named_parameters():
         assert torch.equal(parameter, before[name]) is (name not in trained), name
@@ -236,10 +236,10 @@ def test_saving_a_loaded_verifier_writes_the_same_files(
 def test_card_says_what_the_score_is_and_which_weights_it_belongs_to(base: Path, saved: dict[str, Path]) -> None:
     for tuning, folder in saved.items():
         card = json.loads((folder / "verifier.json").read_text())
-        assert card["scale"] == "log_flow"
         assert card["base"] == "tiny"
         assert card["base_fingerprint"] == weights_fingerprint(base)
-        assert card["settings"] == {"tuning": tuning, "lora_rank": 16, "lora_alpha": 32, "dropout": 0.1}
+        shape = {"lora_rank": 16, "lora_alpha": 32, "dropout": 0.1, "num_outputs": 1}
+        assert card["settings"] == {"tuning": tuning, **shape}
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
@@ -429,8 +429,24 @@ def test_a_path_longer_than_the_context_is_refused_and_one_as_long_is_not(base: 
     message = rf"'too long': a path takes {CONTEXT + 1} tokens and the verifier's context is {CONTEXT}; use a"
     with pytest.raises(ValueError, match=message):
         FlowScorer(verifier).score([chain_of(CONTEXT + 1)])
-    with pytest.raises(ValueError, match=message):
-        prepare(verifier, [chain_of(CONTEXT + 1)], RewardSettings(), RFMSettings())
+
+
+def test_training_leaves_out_the_paths_beyond_the_context_and_counts_them(base: Path) -> None:
+    verifier = build_verifier(base)
+    prepared = prepare(verifier, [chain_of(CONTEXT + 1), chain_of(CONTEXT)], RewardSettings(), RFM())
+    assert prepared.left_out.lines(CONTEXT) == [
+        f"paths longer than the verifier's context of {CONTEXT} tokens, left out: 1"
+    ]
+    cut, whole = prepared.examples
+    assert (cut.num_nodes, whole.num_nodes) == (3, 4)  # the long path keeps the step that fits
+    assert cut.facts.is_known.tolist() == [True, False, True]  # and nothing is known below that step
+    assert cut.answers == (2,)
+    nothing_fits = replace(chain_of(5), problem=Problem("p", "x" * (CONTEXT + 1)))
+    with pytest.raises(
+        ValueError,
+        match=r"not one tree with a step .* tokens, left out: 2; trees without a step to train on, left out: 1",
+    ):
+        prepare(verifier, [nothing_fits], RewardSettings(), RFM())
 
 
 def test_a_tree_may_hold_more_tokens_than_the_context_as_long_as_its_paths_fit(base: Path) -> None:
@@ -443,4 +459,4 @@ def test_failed_draw_has_the_flow_of_its_parent_and_takes_no_part_in_training(ba
     flows = scores(build_verifier(base), [MIXED])[0]
     failed: Node = next(node for node in MIXED.nodes if node.stop is StopReason.ERROR)
     assert flows[failed.id] == pytest.approx(flows[failed.parent], abs=1e-6)
-    assert not node_targets(MIXED, RewardSettings(), RFMSettings()).is_known[failed.id]
+    assert not TreeFacts.of(MIXED).is_known[failed.id]

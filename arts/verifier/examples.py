@@ -55,11 +55,11 @@ class LeftOut:
         """What to tell the user; nothing where nothing was left out."""
         said = []
         if self.paths:
-            said.append(f"{self.paths} paths are longer than the verifier's context of {context} tokens: left out")
+            said.append(f"paths longer than the verifier's context of {context} tokens, left out: {self.paths}")
         if self.trees:
-            said.append(f"{self.trees} trees have no step to train on: left out")
+            said.append(f"trees without a step to train on, left out: {self.trees}")
         if self.trees_without_signal:
-            said.append(f"{self.trees_without_signal} trees hold nothing that this objective learns from")
+            said.append(f"trees that hold nothing this objective learns from: {self.trees_without_signal}")
         return said
 
 
@@ -99,8 +99,12 @@ def prepare(
         examples.append(Example(tree.problem.id, parts, first_seen, facts, targets, answers))
     if not examples:
         raise ValueError(
-            "there is not one tree with a step to train on; "
-            + ("; ".join(left_out.lines(verifier.max_positions)) or "collect some with `arts collect`")
+            "; ".join(
+                [
+                    "there is not one tree with a step to train on; collect some with `arts collect`",
+                    *left_out.lines(verifier.max_positions),
+                ]
+            )
         )
     if left_out.trees_without_signal == len(examples):
         raise ValueError(

@@ -114,7 +114,8 @@ def deviance(loss: LossName, output: torch.Tensor, target: torch.Tensor, bounds:
         error = output.sigmoid() - share
         return error * error
     entropy = torch.special.entr(share) + torch.special.entr(1 - share)
-    return binary_cross_entropy_with_logits(output, share, reduction="none") - entropy
+    divergence: torch.Tensor = binary_cross_entropy_with_logits(output, share, reduction="none") - entropy
+    return divergence
 
 
 def linked_log_flow(loss: LossName, output: torch.Tensor, bounds: Bounds) -> torch.Tensor:

@@ -160,8 +160,8 @@ class TemperedFlow(NodeRegression):
             check_range(self.name, "clip", self.clip, low=1)
         if not self.self_normalised and self.regression in ("bce", "brier"):
             raise ValueError(
-                f"tempered_flow: regression {self.regression!r} needs targets within the bounds of the reward; sums with "
-                "weights are not: choose 'poisson' or 'squared_log', or self_normalised true"
+                f"tempered_flow: regression {self.regression!r} needs targets within the bounds of the reward; sums "
+                "with weights are not: choose 'poisson' or 'squared_log', or self_normalised true"
             )
 
     def node_targets(self, facts: TreeFacts, bounds: Bounds) -> Floats:
