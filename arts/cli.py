@@ -138,12 +138,14 @@ def train_command(
     from arts.build import build_new_verifier
     from arts.console import progress
 
-    trees_to_train, trees_to_validate = _stream(trees), _stream(validation) if validation else None
     _use_threads(threads)
     from arts.verifier.model import VerifierSettings
     from arts.verifier.objectives import RewardSettings, build_objective, parse_options
     from arts.verifier.train import TrainProgress, TrainSettings, train
 
+    if preset is not None:
+        _check_preset(preset, objective, options, (reward_right, reward_wrong), tuning)
+        tuning = "lora"
     chosen = build_objective(objective, parse_options(objective, options or []))
     settings = TrainSettings(
         objective=chosen,
@@ -157,6 +159,7 @@ def train_command(
         checkpoint_every_s=checkpoint_every_s,
         seed=seed,
     )
+    trees_to_train, trees_to_validate = _stream(trees), _stream(validation) if validation else None
     shape = VerifierSettings(
         tuning=tuning or ("full" if backbone == "countdown" else "lora"), num_outputs=chosen.num_outputs
     )
@@ -177,7 +180,7 @@ def train_command(
         f"validation ({result.num_validation_trees} problems): loss {result.best.loss:.3f}, "
         f"best-of-N picks right {result.best.picked_right:.1%}"
     )
-    for line in result.left_out:
+    for line in result.notes:
         print(line)
     if result.skipped_batches:
         print(f"{result.skipped_batches} batches were left out: their loss or gradient was not finite")
@@ -301,6 +304,18 @@ def main() -> None:
         if stop.code == _INTERRUPTED:
             print("arts: interrupted; the same command goes on from here", file=sys.stderr)
         raise
+
+
+def _check_preset(
+    preset: str, objective: str, options: list[str] | None, rewards: tuple[float, float], tuning: str
+) -> None:
+    """`paper` is Reasoning Flow Matching with rewards 10 and 0.1 on a LoRA verifier; nothing may contradict it."""
+    _choice("preset", preset, ("paper",))
+    if objective != "rfm" or options or rewards != (10.0, 0.1) or tuning not in ("", "lora"):
+        raise ValueError(
+            "--preset paper fixes the objective (rfm without --set), the rewards (10 and 0.1) and the tuning (lora); "
+            "drop the preset or the options that differ from it"
+        )
 
 
 def _stream(folders: list[Path]) -> "Iterator[ReasoningTree]":

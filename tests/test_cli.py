@@ -10,6 +10,7 @@ import pytest
 
 from arts.cli import _named_verifiers, main
 from arts.models import shipped_folder
+from arts.verifier.objectives import OBJECTIVES
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -59,6 +60,13 @@ MISTAKES = [
     (("collect", "--out", "X", "--split", "dev"), "--split is 'dev'"),
     (("collect", "--out", "X", "--proposer", "table"), "toy task only"),
     (("train", "/no/such/folder", "--out", "X"), "holds no collection"),
+    (("train", "T", "--out", "X", "--objective", "ppo"), "objective is 'ppo'; allowed are rfm, mean_flow,"),
+    (("train", "T", "--out", "X", "--set", "alpha=1"), "objective rfm has no option 'alpha'; its options are"),
+    (("train", "T", "--out", "X", "--set", "leaf_weight"), "not of the form KEY=VALUE"),
+    (("train", "T", "--out", "X", "--set", "leaf_weight=big"), "rfm: leaf_weight is 'big'; it must be a number"),
+    (("train", "T", "--out", "X", "--preset", "paper", "--objective", "outcome"), "--preset paper fixes the objective"),
+    (("train", "T", "--out", "X", "--preset", "mine"), "--preset is 'mine'; allowed are paper"),
+    (("train", "T", "--out", "X", "--keep", "last"), "--keep is 'last'"),
     (("evaluate", "--trees", "/no/such/folder", "--out", "X"), "holds no collection"),
 ]
 
@@ -121,6 +129,12 @@ def test_collect_train_evaluate_from_the_shell(tmp_path: Path) -> None:
     assert results["cost"]["verifier"]["computed_tokens"] == results["cost"]["verifier"]["distinct_tokens"] > 0
     assert len((tmp_path / "out" / "draws.jsonl").read_text().splitlines()) == 12
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_list_objectives_prints_one_name_a_line_with_its_paper() -> None:
+    lines = run("train", "--list-objectives").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(OBJECTIVES)
+    assert all("arXiv" in line or "Sutton" in line for line in lines)
 
 
 def test_module_and_script_are_the_same_program() -> None:

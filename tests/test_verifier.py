@@ -434,9 +434,7 @@ def test_a_path_longer_than_the_context_is_refused_and_one_as_long_is_not(base: 
 def test_training_leaves_out_the_paths_beyond_the_context_and_counts_them(base: Path) -> None:
     verifier = build_verifier(base)
     prepared = prepare(verifier, [chain_of(CONTEXT + 1), chain_of(CONTEXT)], RewardSettings(), RFM())
-    assert prepared.left_out.lines(CONTEXT) == [
-        f"paths longer than the verifier's context of {CONTEXT} tokens, left out: 1"
-    ]
+    assert prepared.notes(CONTEXT) == [f"paths longer than the verifier's context of {CONTEXT} tokens, left out: 1"]
     cut, whole = prepared.examples
     assert (cut.num_nodes, whole.num_nodes) == (3, 4)  # the long path keeps the step that fits
     assert cut.facts.is_known.tolist() == [True, False, True]  # and nothing is known below that step

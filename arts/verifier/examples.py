@@ -4,6 +4,7 @@ What cannot be trained on is left out and counted: trees without a step, and pat
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -15,7 +16,15 @@ from arts.lm.packing import PackedTree, pad_packed
 from arts.protocols import Aggregation, aggregate
 from arts.tree import LogPriorLaw, ReasoningTree
 from arts.verifier.model import FlowVerifier
-from arts.verifier.objectives import Batch, Objective, RewardSettings, Targets, TreeFacts, join_targets
+from arts.verifier.objectives import (
+    Batch,
+    Objective,
+    RewardSettings,
+    Targets,
+    TemperedFlow,
+    TreeFacts,
+    join_targets,
+)
 from arts.verifier.scorer import pack_for, pad_id
 
 
@@ -42,7 +51,7 @@ class Example(NamedTuple):
 
 @dataclass
 class LeftOut:
-    """Counts of what no example was made of."""
+    """Counts of what no example was made of, or no use."""
 
     trees: int = 0
     "without a step that fits the context"
@@ -51,21 +60,27 @@ class LeftOut:
     trees_without_signal: int = 0
     "trees the objective learns nothing from, such as one without two different outcomes to rank"
 
-    def lines(self, context: int) -> list[str]:
-        """What to tell the user; nothing where nothing was left out."""
-        said = []
-        if self.paths:
-            said.append(f"paths longer than the verifier's context of {context} tokens, left out: {self.paths}")
-        if self.trees:
-            said.append(f"trees without a step to train on, left out: {self.trees}")
-        if self.trees_without_signal:
-            said.append(f"trees that hold nothing this objective learns from: {self.trees_without_signal}")
-        return said
-
 
 class Prepared(NamedTuple):
     examples: list[Example]
     left_out: LeftOut
+    effective_share: float | None
+    "effective sample size at the root as a share of the draws, mean over trees; for objectives that weigh paths"
+
+    def notes(self, context: int) -> list[str]:
+        """What to tell the user; nothing where nothing was left out or weighed."""
+        notes = []
+        if self.left_out.paths:
+            notes.append(
+                f"paths longer than the verifier's context of {context} tokens, left out: {self.left_out.paths}"
+            )
+        if self.left_out.trees:
+            notes.append(f"trees without a step to train on, left out: {self.left_out.trees}")
+        if self.left_out.trees_without_signal:
+            notes.append(f"trees that hold nothing this objective learns from: {self.left_out.trees_without_signal}")
+        if self.effective_share is not None:
+            notes.append(f"effective sample size of the weighted paths: {self.effective_share:.2f} of the draws")
+        return notes
 
 
 def prepare(
@@ -80,6 +95,7 @@ def prepare(
     examples: list[Example] = []
     left_out = LeftOut()
     laws: set[LogPriorLaw] = set()
+    shares: list[float] = []
     for whole in trees:
         tree, num_cut = within_context(verifier, whole)
         left_out.paths += num_cut
@@ -96,13 +112,16 @@ def prepare(
         left_out.trees_without_signal += not targets["weight"].sum() > 0
         answers = tuple(leaf for leaf in tree.trunks if tree.nodes[leaf].is_answer)
         first_seen = np.unique(joined, return_index=True)[1]
+        if isinstance(objective, TemperedFlow) and facts.is_known[0]:
+            shares.append(objective.effective_sample_share(facts))
         examples.append(Example(tree.problem.id, parts, first_seen, facts, targets, answers))
+    prepared = Prepared(examples, left_out, math.fsum(shares) / len(shares) if shares else None)
     if not examples:
         raise ValueError(
             "; ".join(
                 [
                     "there is not one tree with a step to train on; collect some with `arts collect`",
-                    *left_out.lines(verifier.max_positions),
+                    *prepared.notes(verifier.max_positions),
                 ]
             )
         )
@@ -111,7 +130,7 @@ def prepare(
             f"none of the {len(examples)} trees holds anything that objective {objective.name} learns from "
             "(a ranking needs right and wrong paths of one problem); collect more problems or choose another objective"
         )
-    return Prepared(examples, left_out)
+    return prepared
 
 
 def _check_prior(objective: Objective, tree: ReasoningTree, facts: TreeFacts, laws: set[LogPriorLaw]) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from arts.tree import ReasoningTree
 from arts.verifier.checkpoint import load_checkpoint, save_checkpoint
-from arts.verifier.examples import Example, LeftOut, picked_right, predict, prepare, split_by_problem
+from arts.verifier.examples import Example, picked_right, predict, prepare, split_by_problem
 from arts.verifier.model import FlowVerifier, load_verifier
 from arts.verifier.objectives import RFM, Objective, RewardSettings, describe_objective
 
@@ -90,8 +90,8 @@ class TrainResult(NamedTuple):
     num_validation_trees: int
     skipped_batches: int
     "steps left out because loss or gradient was not finite"
-    left_out: tuple[str, ...] = ()
-    "what of the trees could not be trained on, in words; empty where everything was"
+    notes: tuple[str, ...] = ()
+    "what of the trees could not be trained on, and how evenly paths weigh; in words, empty where all is plain"
 
 
 def train(
@@ -117,13 +117,14 @@ def train(
             f"objective {settings.objective.name} needs a head with {settings.objective.num_outputs} outputs, the "
             f"verifier's has {verifier.settings.num_outputs}; make it with VerifierSettings(num_outputs=...)"
         )
-    examples, left_out = prepare(verifier, trees, settings.rewards, settings.objective)
+    prepared = prepare(verifier, trees, settings.rewards, settings.objective)
     if validation is None:
-        split = split_by_problem(examples, settings.validation_share)
+        split = split_by_problem(prepared.examples, settings.validation_share)
     else:
         kept = prepare(verifier, validation, settings.rewards, settings.objective).examples
-        split = examples, _other_problems(examples, kept)
-    return _Run(verifier, split, left_out, settings, folder, watch).finish()
+        split = prepared.examples, _other_problems(prepared.examples, kept)
+    notes = tuple(prepared.notes(verifier.max_positions))
+    return _Run(verifier, split, notes, settings, folder, watch).finish()
 
 
 def _other_problems(training: Sequence[Example], validation: list[Example]) -> list[Example]:
@@ -143,14 +144,14 @@ class _Run:
         self,
         verifier: FlowVerifier,
         split: tuple[list[Example], list[Example]],
-        left_out: LeftOut,
+        notes: tuple[str, ...],
         settings: TrainSettings,
         folder: Path,
         watch: Callable[[TrainProgress], None] | None,
     ) -> None:
         self.verifier, self.settings, self.folder, self.watch = verifier, settings, folder, watch
         self.training, self.validation = split
-        self.left_out = tuple(left_out.lines(verifier.max_positions))
+        self.notes = notes
         self.parameters = verifier.trained_parameters()
         self.learning_rate = settings.learning_rate or _default_learning_rate(verifier)
         self.optimizer = torch.optim.AdamW(
@@ -285,7 +286,7 @@ class _Run:
             len(self.training),
             len(self.validation),
             self.skipped,
-            self.left_out,
+            self.notes,
         )
         self.verifier.card |= {
             "identity": self.identity,
@@ -363,9 +364,7 @@ class _Run:
         self.verifier.load_state_dict(trained.state_dict())
         self.verifier.card = card
         found = card["result"]
-        return TrainResult(
-            **found | {"best": Validation(**found["best"]), "left_out": tuple(found.get("left_out", ()))}
-        )
+        return TrainResult(**found | {"best": Validation(**found["best"]), "notes": tuple(found.get("notes", ()))})
 
 
 def _default_learning_rate(verifier: FlowVerifier) -> float:
