@@ -4,16 +4,19 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import arts
 from arts.models import SHIPPED_PROPOSERS, SHIPPED_VERIFIERS, shipped_folder
-from arts.protocols import Task
+from arts.options import parse_options
+from arts.protocols import ScoreScale, Task
 
 if TYPE_CHECKING:
-    from arts.protocols import Proposer
+    from arts.protocols import Proposer, Scorer
     from arts.verifier.model import FlowVerifier, VerifierSettings
 
 LOCAL_HINT = 'local models need torch: pip install "arts-llm[local]"'
@@ -76,6 +79,66 @@ def build_verifier(name: str, *, base: str | None = None, device: str = "cpu") -
 
     folder = shipped_folder(SHIPPED_VERIFIERS[name]) if name in SHIPPED_VERIFIERS else Path(name)
     return load_verifier(folder, base=proposer_folder(base) if base else None, device=device)
+
+
+def build_scorer(name: str, *, base: str | None = None, device: str = "cpu") -> "Scorer":
+    """The scorer that a user names.
+
+    `countdown` or FOLDER          a flow verifier: the shipped one, or one that `arts train` wrote
+    `rm:FOLDER`                    a Hugging Face reward model; options are fields of `RewardModelSettings`
+    `python:MODULE:FUNCTION`       a Python function, or `python:FILE.py:FUNCTION`; options are fields of `ScoreScale`
+
+    Options follow a `?`, as in `rm:prm?step_tag=<extra_0>&strip_steps=true`. Their values are percent-decoded, so that
+    `%0A` is a line end, `%20` a blank and `%26` an ampersand.
+
+    Args:
+        base: base model of a LoRA verifier; reward models and functions have none.
+    """
+    kind, _, rest = name.partition(":")
+    place, _, options = rest.partition("?")
+    if kind == "python":
+        from arts.score_function import FunctionScorer, load_function
+
+        scale = {"kind": "log_value"} | url_options(ScoreScale, options, of=f"python:{place}")
+        return FunctionScorer(load_function(place), scale=ScoreScale(**scale))
+    if kind == "rm":
+        from arts.verifier.reward_layout import RewardModelSettings
+        from arts.verifier.reward_model import load_reward_model
+
+        settings = RewardModelSettings(**url_options(RewardModelSettings, options, of=f"rm:{place}"))
+        return load_reward_model(place, settings, device)
+    from arts.verifier.scorer import FlowScorer
+
+    return FlowScorer(build_verifier(name, base=base, device=device))
+
+
+def url_options(settings_class: type[Any], options: str, *, of: str) -> dict[str, Any]:
+    """Options written as in a URL: `KEY=VALUE&KEY=VALUE`, percent-encoded."""
+    return parse_options(settings_class, map(unquote, filter(None, options.split("&"))), of=of)
+
+
+def needs_torch(scorer_name: str) -> bool:
+    """False where `build_scorer` gets along without torch."""
+    return not scorer_name.startswith("python:")
+
+
+def named_scorers(values: Sequence[str]) -> list[tuple[str, str]]:
+    """(selector name, scorer name) of each `--verifier`: `NAME=SCORER` as given, otherwise a name made of the scorer.
+
+    A flow verifier is `arts` in first place, `arts_FOLDER` elsewhere; a reward model is called by its folder, and a
+    function by its own name. A `=` behind a `:` or a `?` belongs to the scorer.
+    """
+    named = []
+    for position, value in enumerate(values):
+        given = re.match(r"([^:/?=]+)=(.*)", value, re.DOTALL)
+        if given:
+            named.append((given[1], given[2]))
+            continue
+        kind, _, rest = value.partition(":")
+        place = rest.partition("?")[0]
+        made = {"rm": Path(place).name, "python": place.rpartition(":")[2]}.get(kind)
+        named.append((made or ("arts" if position == 0 else f"arts_{Path(value).name}"), value))
+    return named
 
 
 def build_new_verifier(

@@ -27,9 +27,13 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich would double the time that --help takes
 )
 
+SCORERS = (
+    "countdown (shipped), a folder written by `arts train`, rm:FOLDER?OPTION=VALUE&... (a Hugging Face reward model), "
+    "python:MODULE:FUNCTION"
+)
 TASK = Annotated[str, typer.Option("--task", help="countdown, countdown:N (N numbers, 3 to 6) or toy")]
 PROPOSER = Annotated[str, typer.Option("--proposer", help="countdown (shipped), hf:FOLDER, or table (toy task)")]
-VERIFIER = Annotated[str, typer.Option("--verifier", help="countdown (shipped) or a folder written by `arts train`")]
+VERIFIER = Annotated[str, typer.Option("--verifier", help=f"{SCORERS}")]
 DEVICE = Annotated[str, typer.Option(help="where models run: cpu, cuda, cuda:1, ...")]
 THREADS = Annotated[int, typer.Option(min=1, help="torch threads; more than one rarely helps on a CPU")]
 BASE = Annotated[str | None, typer.Option("--backbone", help="base model of a LoRA verifier, which does not carry it")]
@@ -139,14 +143,16 @@ def train_command(
     from arts.console import progress
 
     _use_threads(threads)
+    from arts.options import parse_options
     from arts.verifier.model import VerifierSettings
-    from arts.verifier.objectives import RewardSettings, build_objective, parse_options
+    from arts.verifier.objectives import RewardSettings, build_objective
     from arts.verifier.train import TrainProgress, TrainSettings, train
 
     if preset is not None:
         _check_preset(preset, objective, options, (reward_right, reward_wrong), tuning)
         tuning = "lora"
-    chosen = build_objective(objective, parse_options(objective, options or []))
+    kind = type(build_objective(objective))  # an unknown name is the first thing to say
+    chosen = build_objective(objective, parse_options(kind, options or [], of=f"objective {objective}"))
     settings = TrainSettings(
         objective=chosen,
         rewards=RewardSettings(right=reward_right, wrong=reward_wrong),
@@ -191,7 +197,7 @@ def evaluate_command(
     trees: Annotated[Path, typer.Option(help="collection to choose from: collect it with --split test --pivots none")],
     out: Annotated[Path, typer.Option(help="folder for results.json and report.html")],
     verifier: Annotated[
-        list[str] | None, typer.Option(help="countdown, a folder, or NAME=FOLDER; repeat to compare several")
+        list[str] | None, typer.Option(help=f"{SCORERS}, each as NAME=... if you like; repeat to compare several")
     ] = None,
     backbone: BASE = None,
     report: Annotated[bool, typer.Option(help="write report.html too (needs matplotlib)")] = True,
@@ -202,7 +208,7 @@ def evaluate_command(
     """Compare ways to choose: random pick, majority, ARTS, flow-weighted vote, oracle."""
     import time
 
-    from arts.build import about, build_task
+    from arts.build import about, build_task, named_scorers
     from arts.evaluate.report import write_report
     from arts.evaluate.rows import write_rows
     from arts.evaluate.run import evaluate_trees, write_results
@@ -215,8 +221,8 @@ def evaluate_command(
     task = build_task(str(collection.header["task"]))
     pool = load_trees(trees)
     scored = {
-        name: _score(pool, folder, backbone, device, threads, title=f"scoring with {name}")
-        for name, folder in _named_verifiers(verifier or [])
+        name: _score(pool, scorer, backbone, device, threads, title=f"scoring with {name}")
+        for name, scorer in named_scorers(verifier or [])
     }
     evaluation = evaluate_trees(
         pool,
@@ -252,17 +258,15 @@ def solve_command(
     threads: THREADS = 1,
 ) -> None:
     """Solve one problem: draw solutions, choose the one with the highest flow, check it."""
-    from arts.build import build_proposer, build_task, build_verifier
+    from arts.build import build_proposer, build_scorer, build_task
     from arts.solve import solve
 
     chosen_task = build_task(task)
     parsed = chosen_task.parse(problem)
     print("loading models …", file=sys.stderr, flush=True)
     _use_threads(threads)
-    from arts.verifier.scorer import FlowScorer
-
     chosen_proposer = build_proposer(proposer, chosen_task, temperature=temperature, top_p=top_p, device=device)
-    scorer = FlowScorer(build_verifier(verifier, base=backbone, device=device))
+    scorer = build_scorer(verifier, base=backbone, device=device)
     solution = solve(chosen_task, chosen_proposer, scorer, parsed, num_samples=num_samples, seed=seed)
     print("\n".join(solution.lines()))
     if show_tree:
@@ -349,23 +353,14 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _named_verifiers(verifiers: list[str]) -> list[tuple[str, str]]:
-    """(selector name, folder): NAME=FOLDER as given, the first plain one `arts`, others by their folder's name."""
-    named = []
-    for position, value in enumerate(verifiers):
-        name, equals, folder = value.partition("=")
-        named.append((name, folder) if equals else ("arts" if position == 0 else f"arts_{Path(value).name}", value))
-    return named
-
-
 def _score(
-    pool: "list[ReasoningTree]", folder: str, base: str | None, device: str, threads: int, *, title: str
+    pool: "list[ReasoningTree]", scorer: str, base: str | None, device: str, threads: int, *, title: str
 ) -> "ScoredTrees":
-    _use_threads(threads)
-    from arts.build import build_verifier
-    from arts.verifier.scorer import FlowScorer, score_with_progress
+    from arts.build import build_scorer, needs_torch
+    from arts.evaluate.scoring import score_with_progress
 
-    return score_with_progress(FlowScorer(build_verifier(folder, base=base, device=device)), pool, title)
+    _use_threads(threads, needed=needs_torch(scorer))
+    return score_with_progress(build_scorer(scorer, base=base, device=device), pool, title)
 
 
 def _use_threads(num_threads: int, *, needed: bool = True) -> None:

@@ -16,6 +16,7 @@ from arts.collect import CollectSettings, Progress, collect, fork_cost
 from arts.console import progress
 from arts.evaluate.report import write_report
 from arts.evaluate.run import evaluate_trees, write_results
+from arts.evaluate.scoring import score_with_progress
 from arts.evaluate.table import print_table
 from arts.store import load_trees
 from arts.tree import ReasoningTree, draw_tree
@@ -27,7 +28,7 @@ NUM_TEST, NUM_TEST_SAMPLES = 300, 16
 def run_demo(out: Path, *, seed: int = 0) -> None:
     """Run the demo into a folder, which is emptied first."""
     from arts.verifier.model import VerifierSettings
-    from arts.verifier.scorer import FlowScorer, score_with_progress
+    from arts.verifier.scorer import FlowScorer
     from arts.verifier.train import TrainProgress, TrainSettings, train
 
     started = time.monotonic()

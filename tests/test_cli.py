@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arts.cli import _named_verifiers, main
+from arts.cli import main
 from arts.models import shipped_folder
 from arts.verifier.objectives import OBJECTIVES
 
@@ -62,8 +62,11 @@ MISTAKES = [
     (("train", "/no/such/folder", "--out", "X"), "holds no collection"),
     (("train", "T", "--out", "X", "--objective", "ppo"), "objective is 'ppo'; allowed are rfm, mean_flow,"),
     (("train", "T", "--out", "X", "--set", "alpha=1"), "objective rfm has no option 'alpha'; its options are"),
-    (("train", "T", "--out", "X", "--set", "leaf_weight"), "not of the form KEY=VALUE"),
-    (("train", "T", "--out", "X", "--set", "leaf_weight=big"), "rfm: leaf_weight is 'big'; it must be a number"),
+    (("train", "T", "--out", "X", "--set", "leaf_weight"), "is not of the form KEY=VALUE"),
+    (
+        ("train", "T", "--out", "X", "--set", "leaf_weight=big"),
+        "objective rfm: leaf_weight is 'big'; it must be a number",
+    ),
     (("train", "T", "--out", "X", "--preset", "paper", "--objective", "outcome"), "--preset paper fixes the objective"),
     (("train", "T", "--out", "X", "--preset", "mine"), "--preset is 'mine'; allowed are paper"),
     (("train", "T", "--out", "X", "--keep", "last"), "--keep is 'last'"),
@@ -140,14 +143,6 @@ def test_list_objectives_prints_one_name_a_line_with_its_paper() -> None:
 def test_module_and_script_are_the_same_program() -> None:
     assert "collect" in run("--help").stdout
     assert run("no-such-command").returncode == 2
-
-
-def test_named_verifiers() -> None:
-    assert _named_verifiers(["countdown", "runs/v2", "prm=runs/v3"]) == [
-        ("arts", "countdown"),
-        ("arts_v2", "runs/v2"),
-        ("prm", "runs/v3"),
-    ]
 
 
 def test_unfinished_collection_is_used_with_a_note(

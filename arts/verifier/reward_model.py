@@ -1,53 +1,31 @@
 """Other people's verifiers: outcome and process reward models in Hugging Face folders, as a `Scorer`.
 
     Qwen2.5-Math-PRM     step_tag='<extra_0>', strip_steps=True
-    Math-Shepherd        kind='causal', step_tag=' ки', step_separator='\\n', strip_steps=True, plain='{problem} {solution}'
+    Math-Shepherd        step_tag=' ки', step_separator='\\n', strip_steps=True, plain='{problem} {solution}'
     PRMTrainer of TRL    step_tag='\\n', strip_steps=True, template='plain', plain='{problem}{solution}'
     DeBERTa pair model   template='pair'
 
-Everything else is in `RewardModelSettings`. Weights are read from safetensors only, and code that lies in a folder is run
-only with `trust_remote_code=True`. Knows how scores are read from logits, not how text becomes tokens (`reward_layout`).
+Everything else is in `RewardModelSettings`. Knows how scores are read from logits; how text becomes tokens is said in
+`reward_layout`, how folders are loaded in `reward_load`.
 
 Shapes: B rows, L tokens, K labels, N nodes read from a batch, V vocabulary.
 """
 
 import inspect
-import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    Qwen2ForSequenceClassification,
-    Qwen2ForTokenClassification,
-)
 
-from arts.lm.load import LanguageModel, tokenizer_fingerprint, weight_files, weights_fingerprint
+from arts.lm.load import LanguageModel
 from arts.protocols import Aggregation, ScoredTrees, ScoreScale
 from arts.tree import ReasoningTree, StopReason
 from arts.verifier.reward_layout import Kind, Layout, RewardModelSettings, Row
+from arts.verifier.reward_load import load_reward_folder
 
-_AUTO_CLASSES: dict[Kind, Any] = {
-    "sequence": AutoModelForSequenceClassification,
-    "token": AutoModelForTokenClassification,
-    "causal": AutoModelForCausalLM,
-}
-_ENDINGS: dict[str, Kind] = {
-    "ForSequenceClassification": "sequence",
-    "ForTokenClassification": "token",
-    "ForCausalLM": "causal",
-    "LMHeadModel": "causal",
-}
 _ONLY_OF: dict[str, tuple[Kind, ...]] = {
     "positive": ("sequence", "token"),
     "step_tag": ("token", "causal"),
@@ -57,35 +35,8 @@ _ONLY_OF: dict[str, tuple[Kind, ...]] = {
 }
 
 
-class _Qwen2ProcessRewardModel(Qwen2ForTokenClassification):  # type: ignore[misc]
-    """Qwen2.5-Math-PRM without the code in its folder: a head of two layers (arXiv 2501.07301)."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.score = _two_layers(config.hidden_size, config.num_labels)
-
-
-class _Qwen2RewardModel(Qwen2ForSequenceClassification):  # type: ignore[misc]
-    """Qwen2.5-Math-RM in the same way: one score, at the last token (arXiv 2409.12122)."""
-
-    def __init__(self, config: Any) -> None:
-        config.num_labels = 1
-        super().__init__(config)
-        self.score = _two_layers(config.hidden_size, 1)
-
-
-def _two_layers(hidden: int, num_labels: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, num_labels))
-
-
-_OWN_CLASSES: dict[str, tuple[Kind, Any]] = {
-    "Qwen2ForProcessRewardModel": ("token", _Qwen2ProcessRewardModel),
-    "Qwen2ForRewardModel": ("sequence", _Qwen2RewardModel),
-}
-
-
 class RewardModelScorer:
-    """`Scorer` over a reward model. Scores are those of the solution so far; a batch never changes them beyond rounding.
+    """`Scorer` over a reward model. Scores are those of the solution so far; batches change them by rounding only.
 
     A causal model reads one row a leaf, and a step that several leaves share is read from the first row that holds it.
     Sequence models and models that read ahead (BERT) get one row for each step. The root is 0: nothing is known of a
@@ -104,6 +55,8 @@ class RewardModelScorer:
         self.kind = kind
         self.batch_tokens = batch_tokens
         self._config = language_model.model.config.get_text_config()
+        self._config.use_cache = False
+        self._model_pad_id = self._config.pad_token_id
         row_per_node = kind == "sequence" or (kind == "token" and _reads_ahead(language_model))
         self.layout = Layout(language_model.tokenizer, settings, kind, row_per_node=row_per_node)
         self._answer_ids = _answer_ids(language_model, settings) if kind == "causal" else []
@@ -173,9 +126,8 @@ class RewardModelScorer:
         Decoders find the end of a text as its last token that is not `config.pad_token_id`. Taking the end of sequence
         for it, as is often done, would read texts that end in one a token too early.
         """
-        if getattr(self, "_own_pad", False) or self._config.pad_token_id is None:
-            self._own_pad = True
-            self._config.pad_token_id = next(id for id in range(self._config.vocab_size) if id not in last_ids)
+        if self._model_pad_id is None:
+            self._config.pad_token_id = min(set(range(len(last_ids) + 1)) - last_ids)
         return int(self._config.pad_token_id)
 
     def _check_lengths(self, rows: Sequence[Row]) -> None:
@@ -193,73 +145,13 @@ class RewardModelScorer:
 def load_reward_model(
     folder: str | Path, settings: RewardModelSettings = RewardModelSettings(), device: str = "cpu"
 ) -> RewardModelScorer:
-    """Load a reward model from a local folder. float32 on a CPU, the stored type elsewhere.
+    """Load a reward model from a local folder, float32 on a CPU and in the stored type elsewhere.
 
     Raises:
-        ValueError: the folder holds no such model, a damaged one, weights that do not fit its config, or code of its own.
+        ValueError: the folder cannot be loaded as one, or the settings do not fit the model.
     """
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise ValueError(f"{str(folder)!r} is not a Hugging Face model folder (it has no config.json)")
-    if not weight_files(path):
-        raise ValueError(
-            f"{str(folder)!r} holds no *.safetensors weights; other formats run code when they are read. "
-            "Convert the model where you trust it: save_pretrained writes safetensors"
-        )
-    kind, model_class = _kind_and_class(path, settings)
-    options = {"local_files_only": True, "trust_remote_code": settings.trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(path, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        dtype = torch.float32 if device == "cpu" else "auto"
-        model, report = model_class.from_pretrained(
-            path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
-        model.to(device).eval()
-    except Exception as error:  # damaged files raise errors of many types
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{str(folder)!r} could not be loaded as a {model_class.__name__}: {reason}") from error
-    # transformers goes on with random numbers in place of these: the head, where the folder holds a bare language model.
-    if report["missing_keys"]:
-        raise ValueError(
-            f"{str(folder)!r} is no {type(model).__name__} with a head: {len(report['missing_keys'])} tensors are missing, "
-            f"such as {min(report['missing_keys'])!r}. Name its kind, or give the folder of a trained reward model"
-        )
-    language_model = LanguageModel(
-        model, tokenizer, weights_fingerprint(path), tokenizer_fingerprint(tokenizer), str(folder)
-    )
+    language_model, kind = load_reward_folder(folder, settings, device)
     return RewardModelScorer(language_model, settings, kind)
-
-
-def _kind_and_class(path: Path, settings: RewardModelSettings) -> tuple[Kind, Any]:
-    """How the folder's model is read, and what loads it."""
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
-    architecture = next(iter(config.get("architectures") or []), "")
-    own_code = config.get("auto_map") or {}
-    foreign = bool(own_code) and not hasattr(transformers, architecture)
-    if (
-        architecture in _OWN_CLASSES
-        and not settings.trust_remote_code
-        and settings.kind in ("auto", *_OWN_CLASSES[architecture][:1])
-    ):
-        return _OWN_CLASSES[architecture]
-    if foreign and not settings.trust_remote_code:
-        raise ValueError(
-            f"{str(path)!r} is a {architecture or 'model'} with Python code of its own ({', '.join(map(str, own_code.values()))}), "
-            "which is not run unless trust_remote_code is true; read that code first"
-        )
-    named = next((kind for ending, kind in _ENDINGS.items() if architecture.endswith(ending)), None)
-    kind = settings.kind if settings.kind != "auto" else named
-    if kind is None:
-        raise ValueError(
-            f"{str(path)!r} is a {architecture or 'model without a named architecture'}; reward models are read as "
-            f"{', '.join(ending for ending in _ENDINGS)}. Say how to read this one: kind='sequence', 'token' or 'causal'"
-        )
-    model_class = _AUTO_CLASSES[kind]
-    return kind, AutoModel if foreign and model_class.__name__ not in own_code else model_class
 
 
 def _refuse_idle(settings: RewardModelSettings, kind: Kind) -> None:
@@ -273,8 +165,8 @@ def _refuse_idle(settings: RewardModelSettings, kind: Kind) -> None:
             )
     if kind == "causal" and not settings.step_tag:
         raise ValueError(
-            "a language model is read at a step tag, and none is given; the model's card names the tag that it was "
-            "trained with, like step_tag=' ки'"
+            "a language model is read at a step tag, and none is given; the model's card names the step_tag that it "
+            "was trained with, like ' ки'"
         )
 
 
@@ -288,7 +180,8 @@ def _positive_label(language_model: LanguageModel, settings: RewardModelSettings
     if (settings.positive is None and num_labels > 2) or (settings.positive or 0) >= num_labels:
         labels = ", ".join(f"{number}: {name}" for number, name in language_model.model.config.id2label.items())
         raise ValueError(
-            f"positive is {settings.positive}, and the model has {num_labels} labels ({labels}); name the one that means right"
+            f"positive is {settings.positive}, and the model has {num_labels} labels ({labels}); name the one that "
+            "means right by its number"
         )
     return 1 if settings.positive is None else settings.positive
 

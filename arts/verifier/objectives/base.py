@@ -109,7 +109,7 @@ def deviance(loss: LossName, output: torch.Tensor, target: torch.Tensor, bounds:
         return error * error
     if loss == "poisson":
         return (output.exp() - target - target * (output - target.log())) / bounds.right
-    share = (target - bounds.wrong) / bounds.width
+    share = ((target - bounds.wrong) / bounds.width).clamp(0, 1)  # rounding: the entropy of -1e-17 is -inf
     if loss == "brier":
         error = output.sigmoid() - share
         return error * error
@@ -177,11 +177,11 @@ class NodeRegression(ABC):
     def targets(self, facts: TreeFacts, rewards: RewardSettings) -> Targets:
         target = self.node_targets(facts, self.bounds(rewards))
         weight = self.node_weights(facts)
-        return {"target": np.where(weight > 0, target, 1.0), "weight": weight}
+        return {"target": np.where(weight > 0, target, rewards.right), "weight": weight}
 
     def loss(self, output_NK: torch.Tensor, batch: Batch, rewards: RewardSettings) -> Loss:
-        output = output_NK[:, 0]
-        weight = batch["weight"].to(output.dtype)
+        weight = batch["weight"].to(output_NK.dtype)
+        output = torch.where(weight > 0, output_NK[:, 0], 0.0)  # weight 0 times an overflow would be NaN
         target = self.batch_target(output, batch, rewards).to(output.dtype)
         return Loss((weight * deviance(self.loss_name, output, target, self.bounds(rewards))).sum(), weight.sum())
 
@@ -230,7 +230,12 @@ class Bootstrapped(NodeRegression):
         log_flow = log_flow.detach() if self.stop_gradient else log_flow
         total = log_child_sum(log_flow, batch["parent_index"], batch["is_child"], batch["log_child_weight"])
         is_inner = batch["is_inner"]
-        return torch.where(is_inner, torch.where(is_inner, total, 0.0).exp(), batch["target"].to(total.dtype))
+        flow = torch.where(is_inner, total, 0.0).clamp(-80, 80).exp()
+        if self.loss_name in ("bce", "brier"):  # at the bounds themselves the slope of the entropy is infinite
+            bounds = self.bounds(rewards)
+            margin = 4 * torch.finfo(flow.dtype).eps * bounds.width
+            flow = flow.clamp(bounds.wrong + margin, bounds.right - margin)
+        return torch.where(is_inner, flow, batch["target"].to(total.dtype))
 
 
 def check_choice(objective: str, field: str, value: str, allowed: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from arts.protocols import ScoreScale
-from arts.verifier.objectives.base import Bounds, LossName, NodeRegression, check_range
+from arts.verifier.objectives.base import Bounds, LossName, NodeRegression, check_choice, check_range
 from arts.verifier.objectives.facts import Floats, RewardSettings, TreeFacts
 
 
@@ -82,6 +82,7 @@ class McValue(_Value):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice(self.name, "weigh", self.weigh, ("nodes",))  # leaves are counted anyway
         check_range(self.name, "prior_right", self.prior_right, low=0)
         check_range(self.name, "prior_wrong", self.prior_wrong, low=0)
 

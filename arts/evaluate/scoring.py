@@ -1,0 +1,24 @@
+"""Score many trees some at a time, and show how far it is. Knows the protocol of a scorer, not one of them."""
+
+from collections.abc import Sequence
+
+from arts.console import progress
+from arts.protocols import ScoredTrees, Scorer
+from arts.tree import ReasoningTree
+
+_SCORED_AT_ONCE = 128
+
+
+def score_with_progress(scorer: Scorer, trees: Sequence[ReasoningTree], title: str) -> ScoredTrees:
+    """All trees scored, with the bills added up; at least one tree."""
+    parts = []
+    with progress(title, len(trees)) as tell:
+        for start in range(0, len(trees), _SCORED_AT_ONCE):
+            parts.append(scorer.score(trees[start : start + _SCORED_AT_ONCE]))
+            tell(min(len(trees), start + _SCORED_AT_ONCE))
+    return ScoredTrees(
+        [tree for part in parts for tree in part.trees],
+        sum(part.computed_tokens for part in parts),
+        sum(part.distinct_tokens for part in parts),
+        parts[0].scale,
+    )

@@ -1,0 +1,47 @@
+"""Options as a user types them, KEY=VALUE, turned into the fields of a settings dataclass by their types."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+def parse_options(settings_class: type[Any], texts: Iterable[str], *, of: str) -> dict[str, Any]:
+    """Values of fields from `KEY=VALUE` texts. `none` is no value; `true` and `false` are the booleans.
+
+    Args:
+        of: what the options belong to, for messages.
+
+    Raises:
+        ValueError: no `=`, an unknown key, or a value of another type; says what is allowed.
+    """
+    types = get_type_hints(settings_class)
+    allowed = [field.name for field in fields(settings_class)]
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{of}: option {text!r} is not of the form KEY=VALUE; keys are {', '.join(allowed)}")
+        if key not in allowed:
+            raise ValueError(f"{of} has no option {key!r}; its options are {', '.join(allowed)}")
+        values[key] = _parse(f"{of}: {key}", value, types[key])
+    return values
+
+
+def _parse(what: str, text: str, hint: Any) -> Any:
+    kinds = [hint, *get_args(hint)]
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if text == "none" and type(None) in kinds:
+        return None
+    if choices and text not in choices:
+        raise ValueError(f"{what} is {text!r}; allowed are {', '.join(map(repr, choices))}")
+    if bool in kinds:
+        if text not in ("true", "false"):
+            raise ValueError(f"{what} is {text!r}; allowed are true and false")
+        return text == "true"
+    for number in (int, float):
+        if number in kinds:
+            try:
+                return number(text)
+            except ValueError as error:
+                raise ValueError(f"{what} is {text!r}; it must be a number") from error
+    return text
