@@ -21,14 +21,25 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import typer
 
-from arts.build import about, build_new_verifier, build_verifier
-from arts.evaluate.metrics import argmax_accuracy, oracle_accuracy, random_accuracy, read_draws
+from arts.build import about, build_new_verifier, build_proposer, build_task, build_verifier
+from arts.evaluate.inner import InnerValue, draw_inner_values, load_inner_values, save_inner_values
+from arts.evaluate.metrics import (
+    Estimate,
+    argmax_accuracy,
+    oracle_accuracy,
+    paired_bootstrap,
+    random_accuracy,
+    read_draws,
+    read_log_flows,
+)
+from arts.evaluate.ranks import rank_correlation
 from arts.lm.load import quiet, use_threads
-from arts.protocols import Aggregation, ScoredTrees, aggregate
+from arts.options import parse_options
+from arts.protocols import Aggregation, ScoredTrees
 from arts.store import dump, load_trees, open_collection
 from arts.tree import ReasoningTree
 from arts.verifier.model import VerifierSettings
-from arts.verifier.objectives import OBJECTIVES, build_objective, parse_options
+from arts.verifier.objectives import OBJECTIVES, build_objective
 from arts.verifier.scorer import FlowScorer
 from arts.verifier.train import TrainSettings, train
 
@@ -41,6 +52,7 @@ TRAIN, STOP, VALIDATION, TEST = "trees-a", "trees-b", "validation", "test-object
 NUM_STOP = 200  # trees whose loss decides which weights of a run are kept
 EPOCHS = {600: 4, 2400: 2}  # others: one
 SIZES_K = (1, 2, 4, 8, 16)
+INNER_SHOWN = ("siblings_pairs", "problem_pairs")
 
 
 @app.command("train")
@@ -70,7 +82,7 @@ def train_command(
             started = time.monotonic()
             result = _train(spec)
             scored = _score(spec, pool)
-            row = {
+            row: dict[str, Any] = {
                 "stage": "validation",
                 "spec": spec,
                 "train": {"loss": result["best"]["loss"], "steps": result["num_steps"], "seconds": result["seconds"]},
@@ -82,19 +94,74 @@ def train_command(
 
 
 @app.command("test")
-def test_command(
-    size: Annotated[int, typer.Option()] = 2400,
+def final_command(
+    size: Annotated[int, typer.Option(help="of the runs to test")] = 2400,
     objective: Annotated[list[str] | None, typer.Option(help="names; default: every objective with rows")] = None,
+    pool_name: Annotated[
+        str, typer.Option("--pool", help="collection below runs/countdown; others show transfer")
+    ] = TEST,
 ) -> None:
     """Test the runs with the best validated learning rate of each objective; once, rows are final."""
     use_threads(1)
     quiet()
-    pool = load_trees(COLLECTED / TEST)
+    pool = load_trees(COLLECTED / pool_name)
+    stage = "test" if pool_name == TEST else f"transfer:{pool_name}"
+    inner_path = COLLECTED / f"{pool_name}-inner.jsonl"
+    inner = load_inner_values(inner_path) if inner_path.exists() else None
+    _append_pool(stage, pool)
     for spec in _chosen(size, objective):
-        if _find(spec, "test") is None:
-            row = {"stage": "test", "spec": spec, "metrics": _metrics(pool, _score(spec, pool))}
+        if _find(spec, stage) is None:
+            scored = _score(spec, pool)
+            row: dict[str, Any] = {"stage": stage, "spec": spec, "metrics": _metrics(pool, scored)}
+            if inner is not None:
+                row["inner"] = _inner(scored, inner)
             _append(row)
-            print(_name(spec), f"{row['metrics']['best_of']['16']:.3f}", flush=True)
+            print(_name(spec), f"{row['metrics']['best_of']['16']:.3f}", row.get("inner", ""), flush=True)
+
+
+@app.command("inner")
+def inner_command(
+    pool_name: Annotated[str, typer.Option("--pool", help="collection below runs/countdown")] = TEST,
+    num_problems: int = 200,
+    nodes_per_problem: int = 8,
+    num_rollouts: int = 32,
+) -> None:
+    """Estimate the chance to end right from inner nodes of a pool, by new rollouts: what inner scores should say."""
+    use_threads(1)
+    quiet()
+    task = build_task("countdown")
+    trees = load_trees(COLLECTED / pool_name)[:num_problems]
+    values = draw_inner_values(
+        task,
+        build_proposer("countdown", task),
+        trees,
+        nodes_per_problem=nodes_per_problem,
+        num_rollouts=num_rollouts,
+        seed=1,
+    )
+    save_inner_values(COLLECTED / f"{pool_name}-inner.jsonl", values)
+    print(f"{len(values)} nodes of {len(trees)} problems")
+
+
+@app.command("table")
+def table_command(
+    size: Annotated[list[int], typer.Option(help="repeat for several")] = [600, 2400],  # noqa: B006
+    stage: Annotated[str, typer.Option(help="test, validation, or transfer:POOL")] = "test",
+) -> None:
+    """Print the table of docs/experiments.md: mean over seeds, 95% bootstrap intervals over problems."""
+    rows = _rows()
+    for one_size in size:
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["stage"] == stage and row["spec"]["size"] == one_size:
+                groups.setdefault(_name(row["spec"]).split(f"-{one_size}-s")[0], []).append(row)
+        pool = next((row["pool"] for row in rows if row["stage"] == f"pool:{stage}"), None)
+        print(f"\n{one_size} training problems, {stage}\n")
+        print("| objective | seeds | BoN@2 | @4 | @8 | @16 | gap closed | rare | sibling pairs | problem pairs |")
+        print("|---|---|---|---|---|---|---|---|---|---|")
+        ordered = sorted(groups.items(), key=lambda item: -float(np.mean([_accuracy(row).mean() for row in item[1]])))
+        for name, own in ordered:
+            print(_table_row(name, own, pool))
 
 
 def _spec(
@@ -103,7 +170,7 @@ def _spec(
     name, _, options = text.partition(":")
     return {
         "objective": name,
-        "options": parse_options(name, options.split(",") if options else []),
+        "options": parse_options(OBJECTIVES[name], options.split(",") if options else [], of=name),
         "size": size,
         "seed": seed,
         "learning_rate": learning_rate,
@@ -159,7 +226,7 @@ def _score(spec: dict[str, Any], pool: Sequence[ReasoningTree]) -> ScoredTrees:
 def _metrics(pool: Sequence[ReasoningTree], scored: ScoredTrees) -> dict[str, Any]:
     """Accuracy at every k, and at k = N per problem, so that intervals and paired differences can be made later."""
     draws = read_draws(pool)
-    by_aggregation = {how: _path_scores(scored.trees, how) for how in get_args(Aggregation)}
+    by_aggregation = {how: read_log_flows(scored.trees, how) for how in get_args(Aggregation)}
     own_PN = by_aggregation[scored.scale.aggregation]
     at = {str(k): argmax_accuracy(draws, own_PN, k) for k in SIZES_K if k <= draws.num_samples}
     final, chance, ceiling = (
@@ -181,19 +248,53 @@ def _metrics(pool: Sequence[ReasoningTree], scored: ScoredTrees) -> dict[str, An
     }
 
 
-def _path_scores(trees: Sequence[ReasoningTree], how: Aggregation) -> np.ndarray:
-    """Log score of every draw, shape (P, N); -inf where it is unfinished."""
-    return np.array(
-        [
-            [
-                aggregate([node.log_flow or 0.0 for node in tree.path(leaf)], how)
-                if tree.nodes[leaf].is_answer
-                else -math.inf
-                for leaf in tree.trunks
-            ]
-            for tree in trees
-        ]
-    )
+def _inner(scored: ScoredTrees, values: Sequence[InnerValue]) -> dict[str, float]:
+    """Agreement of inner scores with the chance to end right, among siblings, at one depth, over a whole problem."""
+    measured = {}
+    for kind, quality in rank_correlation(scored, values).items():
+        for figure, estimate in (("pairs", quality.pair_accuracy), ("spearman", quality.spearman)):
+            if estimate.value is not None:
+                measured[f"{kind}_{figure}"] = round(estimate.value, 4)
+    return measured
+
+
+def _append_pool(stage: str, pool: Sequence[ReasoningTree]) -> None:
+    """What every verifier of a stage chose from: per problem the chance of a random pick, the ceiling, rare or not."""
+    if all(row["stage"] != f"pool:{stage}" for row in _rows()):
+        draws = read_draws(pool)
+        columns = {
+            "random": random_accuracy(draws),
+            "oracle": oracle_accuracy(draws, draws.num_samples),
+            "rare": draws.rare_P.astype(float),
+        }
+        packed = {name: " ".join(f"{value:.6g}" for value in values) for name, values in columns.items()}
+        _append({"stage": f"pool:{stage}", "pool": packed})
+
+
+def _accuracy(row: dict[str, Any]) -> np.ndarray:
+    return np.array(row["metrics"]["per_problem"].split(), dtype=float)
+
+
+def _table_row(name: str, rows: Sequence[dict[str, Any]], pool: dict[str, str] | None) -> str:
+    accuracy_P = np.mean([_accuracy(row) for row in rows], axis=0)
+    estimate = paired_bootstrap(len(accuracy_P), seed=0)
+    cells = [name, str(len(rows))]
+    cells += [f"{np.mean([row['metrics']['best_of'][str(k)] for row in rows]):.3f}" for k in SIZES_K[1:-1]]
+    cells.append(_cell(estimate(accuracy_P, np.ones(len(accuracy_P)))))
+    if pool is not None:
+        chance_P, ceiling_P, rare_P = (np.array(pool[key].split(), dtype=float) for key in ("random", "oracle", "rare"))
+        cells.append(_cell(estimate(accuracy_P - chance_P, ceiling_P - chance_P)))
+        cells.append(_cell(estimate(accuracy_P * rare_P, rare_P)))
+    else:
+        cells += [f"{np.mean([row['metrics'][key] for row in rows]):.3f}" for key in ("gap_closed", "rare")]
+    for key in INNER_SHOWN:
+        own = [row["inner"][key] for row in rows if key in row.get("inner", {})]
+        cells.append(f"{np.mean(own):.3f}" if own else "")
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def _chosen(size: int, names: Sequence[str] | None) -> list[dict[str, Any]]:
