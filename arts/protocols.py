@@ -109,6 +109,9 @@ class ScoreScale:
     "of `log_flow` only"
     aggregation: Aggregation = "last"
     "over a path, where the evaluator is told no other"
+    inner_is_value: bool = False
+    """Scores of inner steps mean the same as those of ends, as an expectation: the chance to end right, or the expected
+    reward. Not so for a sum of flows, for progress, or where only ends were trained on."""
 
 
 class ScoredTrees(NamedTuple):

@@ -21,17 +21,27 @@ UNFINISHED = Draw("cut", False, 9.0, finished=False)
 
 
 def pool_tree(
-    draws: Sequence[Draw], *, problem: Problem | str = "p", forks: Sequence[Draw] = (), usage: Usage = Usage()
+    draws: Sequence[Draw],
+    *,
+    problem: Problem | str = "p",
+    forks: Sequence[Draw] = (),
+    usage: Usage = Usage(),
+    steps: int = 2,
 ) -> ReasoningTree:
-    """A tree of two steps a draw, in which equal draws are merged. Forks leave the first step of draw 0."""
+    """A tree of two steps (or more, or one) a draw, in which equal draws are merged. Forks leave draw 0's first step.
+
+    The score of a draw is that of its last step; those before it have 0.
+    """
     problem = problem if isinstance(problem, Problem) else Problem(problem, f"prompt of {problem}")
     by_text = {_end(draw): draw for draw in (*draws, *forks)}
 
     def judge(text: str) -> Verdict:
-        draw = by_text[text.split(" => ")[1]]
+        draw = by_text[text.split(" => ")[-1]]
         return Verdict(draw.correct, draw.answer, "" if draw.correct else "not it")
 
-    trunks = [Rollout(index, index, 0, (_think(draw), _answer(draw))) for index, draw in enumerate(draws)]
+    trunks = [
+        Rollout(index, index, 0, (*[_think(draw)] * (steps - 1), _answer(draw))) for index, draw in enumerate(draws)
+    ]
     extra = [Rollout(len(draws) + index, 0, 1, (_answer(draw),)) for index, draw in enumerate(forks)]
     tree = build_tree(problem, [*trunks, *extra], judge=judge, usage=usage)
     ends = {node.id: by_text[node.text] for node in tree.leaves() if node.text}

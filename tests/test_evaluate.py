@@ -12,7 +12,9 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from pools import RIGHT, UNFINISHED, WRONG, Draw, pool_tree, scored
 
+from arts.evaluate.rows import read_rows, write_rows
 from arts.evaluate.run import Evaluation, evaluate_trees, write_results
+from arts.protocols import Aggregation, ScoredTrees, ScoreScale
 from arts.tree import Problem, ReasoningTree, Usage
 
 LURE = Draw("lure", False, 3.0)  # a wrong draw that the verifier likes best
@@ -141,6 +143,76 @@ def test_both_bills_are_counted() -> None:
         },
         "wall_s": 1.5,
     }
+
+
+# --- scores of a path -------------------------------------------------------------------------------------------------
+
+
+def step_scored(aggregation: Aggregation = "last") -> tuple[list[ReasoningTree], ScoredTrees]:
+    """The last step and the mean prefer the wrong draw, the lowest step and the product the right one."""
+    trees = [pool_tree([RIGHT, WRONG], problem=str(index)) for index in range(4)]
+    values = [tree.with_log_flows([0.0, *map(math.log, (0.6, 0.5, 0.25, 0.9))]) for tree in trees]
+    return trees, ScoredTrees(values, 7, 7, ScoreScale(kind="log_value", aggregation=aggregation))
+
+
+@pytest.mark.parametrize(("aggregation", "right"), [("last", 0.0), ("min", 1.0), ("mean", 0.0), ("product", 1.0)])
+def test_aggregation_of_the_scale_and_the_asked_one_decide_the_choice(
+    aggregation: Aggregation, right: float, schema: Draft202012Validator
+) -> None:
+    trees, scored_last = step_scored()
+    asked = evaluate_trees(trees, {"prm": scored_last}, aggregation=aggregation)
+    by_scale = evaluate_trees(trees, {"prm": step_scored(aggregation)[1]})
+    assert asked == by_scale
+    assert values(asked, 2)["prm"] == values(asked, 2)["flow_vote"] == right
+    result = asked.to_json()
+    assert result["scales"] == {"prm": {"kind": "log_value", "aggregation": aggregation}}
+    schema.validate(result)
+    result["scales"]["prm"]["aggregation"] = "max"
+    with pytest.raises(ValidationError):
+        schema.validate(result)
+
+
+def test_each_verifier_keeps_its_own_aggregation_unless_one_is_asked_for() -> None:
+    trees, scored_last = step_scored()
+    both = {"last": scored_last, "min": step_scored("min")[1]}
+    assert {name: scale.aggregation for name, scale in evaluate_trees(trees, both).scales.items()} == {
+        "last": "last", "min": "min"
+    }  # fmt: skip
+    asked = evaluate_trees(trees, both, aggregation="product")
+    assert {scale.aggregation for scale in asked.scales.values()} == {"product"}
+    with pytest.raises(ValueError, match="aggregation is 'max'"):
+        evaluate_trees(trees, both, aggregation="max")  # type: ignore[arg-type]
+
+
+def test_rewards_of_flows_are_recorded_and_version_1_results_without_scales_still_fit(
+    schema: Draft202012Validator,
+) -> None:
+    trees = four_problems()
+    result = evaluate_trees(trees, {"arts": scored(trees)}).to_json()
+    flows = {"kind": "log_flow", "aggregation": "last", "reward_right": 10.0, "reward_wrong": 0.1}
+    assert result["scales"] == {"arts": flows}
+    schema.validate(result)
+    del result["scales"]
+    schema.validate(result)
+
+
+@pytest.mark.parametrize("aggregation", ["last", "min", "mean", "product"])
+def test_rows_keep_the_score_of_the_path_and_its_scale(tmp_path: Path, aggregation: Aggregation) -> None:
+    trees, prm = step_scored()
+    verifiers = {"prm": prm, "arts": scored([tree.with_log_flows([0.5] * 5) for tree in trees])}
+    again, again_scored = read_rows(write_rows(trees, verifiers, tmp_path, aggregation=aggregation))
+    assert again_scored["prm"].scale == ScoreScale(kind="log_value", aggregation=aggregation)
+    assert again_scored["arts"].scale == ScoreScale(aggregation=aggregation)
+    expected = evaluate_trees(trees, verifiers, aggregation=aggregation)
+    assert evaluate_trees(again, again_scored).selectors == expected.selectors
+
+
+def test_rows_of_plain_flows_have_no_further_field(tmp_path: Path) -> None:
+    trees = four_problems()
+    path = write_rows(trees, {"arts": scored(trees)}, tmp_path)
+    assert "scale" not in json.loads(path.read_text().splitlines()[0])
+    with pytest.raises(ValueError, match="aggregation is 'max'"):
+        write_rows(trees, {"arts": scored(trees)}, tmp_path, aggregation="max")  # type: ignore[arg-type]
 
 
 def test_equal_seeds_give_equal_results_and_the_seed_moves_only_intervals() -> None:

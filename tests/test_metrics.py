@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 
@@ -15,16 +16,20 @@ from arts.evaluate import metrics
 from arts.evaluate.metrics import (
     Floats,
     argmax_accuracy,
+    chosen_aggregation,
     draw_subsets,
     hit_chance,
     oracle_accuracy,
     paired_bootstrap,
+    path_score,
     random_accuracy,
     read_draws,
     read_log_flows,
     sample_sizes,
     vote_accuracy,
 )
+from arts.protocols import ScoreScale
+from arts.tree import ReasoningTree
 
 WEIGHTS = (1, 2, 3)  # flows are logs of small whole numbers, so brute force sees exact ties
 
@@ -246,6 +251,63 @@ def test_votes_over_drawn_subsets_are_close_to_those_over_all(monkeypatch: pytes
     exact = accuracy("majority", pool, 6)
     assert np.abs(drawn - exact).max() < 4 * 0.5 / math.sqrt(200)  # four standard errors of 200 coins
     assert (drawn != exact).any()
+
+
+# --- scores of a path -------------------------------------------------------------------------------------------------
+
+
+def chain(log_scores: Sequence[float | None]) -> ReasoningTree:
+    """A draw whose steps have these scores; the root has one that no path may use."""
+    tree = pool_tree([RIGHT], steps=len(log_scores))
+    scores = (99.0, *log_scores)
+    return replace(tree, nodes=tuple(replace(n, log_flow=x) for n, x in zip(tree.nodes, scores, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [("last", math.log(6.0)), ("min", math.log(1.0)), ("mean", math.log(3.0)), ("product", math.log(12.0))],
+)
+def test_path_scores_are_those_of_the_positive_scores_of_its_steps(aggregation: str, expected: float) -> None:
+    tree = chain([math.log(2.0), math.log(1.0), math.log(6.0)])
+    assert path_score(tree, 3, aggregation) == pytest.approx(expected)  # type: ignore[arg-type]
+    assert read_log_flows([tree], aggregation)[0, 0] == pytest.approx(expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("aggregation", ["last", "min", "mean", "product"])
+def test_a_path_of_one_step_has_exactly_its_score(aggregation: str) -> None:
+    for score in (0.1, -745.2, 1234.5, -math.inf):
+        assert path_score(chain([score]), 1, aggregation) == score  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("aggregation", ["min", "mean", "product"])
+def test_scores_far_outside_the_range_of_floats_are_put_together(aggregation: str) -> None:
+    low, high = (path_score(chain([shift, shift + 1.0]), 2, aggregation) for shift in (-5000.0, 5000.0))  # type: ignore[arg-type]
+    assert math.isfinite(low) and math.isfinite(high)
+    if aggregation != "product":
+        assert high - low == pytest.approx(10_000)
+
+
+def test_steps_without_a_score_matter_only_where_they_are_used() -> None:
+    tree = chain([None, 1.0])
+    assert read_log_flows([tree])[0, 0] == 1.0
+    for aggregation in ("min", "mean", "product"):
+        with pytest.raises(ValueError, match=f"no finite log_flow at every step, as '{aggregation}' needs it"):
+            read_log_flows([tree], aggregation)  # type: ignore[arg-type]
+    for bad in (math.nan, math.inf):
+        assert math.isnan(path_score(chain([bad, 1.0]), 2, "min"))
+
+
+def test_unfinished_draws_rank_below_all_under_every_aggregation() -> None:
+    tree = pool_tree([RIGHT, UNFINISHED])
+    for aggregation in ("last", "min", "mean", "product"):
+        assert read_log_flows([tree], aggregation)[0, 1] == -math.inf  # type: ignore[arg-type]
+
+
+def test_what_is_asked_for_comes_before_what_the_scale_says() -> None:
+    scale = ScoreScale(aggregation="min")
+    assert (chosen_aggregation(scale), chosen_aggregation(scale, "mean")) == ("min", "mean")
+    with pytest.raises(ValueError, match="allowed are last, min, mean, product"):
+        chosen_aggregation(scale, "max")  # type: ignore[arg-type]
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------

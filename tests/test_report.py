@@ -1,6 +1,7 @@
 """The page: nothing on it can be markup unless we wrote it, it loads nothing, and it shows what was measured."""
 
 import io
+import math
 import re
 import sys
 from dataclasses import replace
@@ -13,13 +14,19 @@ from hypothesis import strategies as st
 from pools import RIGHT, UNFINISHED, WRONG, Draw, pool_tree, scored
 from rich.console import Console
 
+from arts.evaluate.conservation import conservation_residuals
+from arts.evaluate.diagnostics import Diagnostics, diagnose
 from arts.evaluate.examples import choose_examples
+from arts.evaluate.inner import draw_inner_values
 from arts.evaluate.report import write_report
 from arts.evaluate.run import Evaluation, evaluate_trees
-from arts.evaluate.table import headline, label, print_table
+from arts.evaluate.table import headline, label, print_diagnostics, print_table
 from arts.pages.charts import Bar, Style, bar_chart
 from arts.pages.html import Markup, element, table
 from arts.pages.tree import tree_markup
+from arts.proposers.table import TableProposer
+from arts.protocols import Request, ScoredTrees, ScoreScale
+from arts.tasks.toy import ToyTask, toy_tree
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, build_tree
 
 HOSTILE = [
@@ -185,6 +192,82 @@ def test_missing_matplotlib_names_the_extra_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=re.escape('pip install "arts-llm[report]"')):
         bar_chart("gap", [Bar("ARTS", Style("arts"), 0.5, 0.4, 0.6)], x_label="gap")
+
+
+# --- what scores are worth --------------------------------------------------------------------------------------------
+
+
+def toy_values(split: str, *, kind: str = "log_value", num_problems: int = 12) -> ScoredTrees:
+    """Toy pools with exact chances on every node."""
+    task, trees = ToyTask(3, 3), []
+    for _, problem in zip(range(num_problems), task.problems(split, 0), strict=False):  # type: ignore[arg-type]
+        draws = TableProposer().propose([Request(problem, (), tuple(range(8)), 99)])[0].draws
+        rollouts = [Rollout(index, index, 0, steps) for index, steps in enumerate(draws)]
+        tree = build_tree(problem, rollouts, judge=lambda text, problem=problem: task.judge(problem, text))  # type: ignore[misc]
+        toy = toy_tree(problem)
+        exact = [max(0.001, toy.success_probabilities[toy.find(tree.text(node.id))]) for node in tree.nodes]
+        trees.append(tree.with_log_flows([math.log(chance) for chance in exact]))
+    return ScoredTrees(trees, 5, 5, ScoreScale(kind=kind, aggregation="min", inner_is_value=True))  # type: ignore[arg-type]
+
+
+def test_diagnostics_say_what_the_scale_allows() -> None:
+    test, validation = toy_values("test"), toy_values("validation")
+    values = draw_inner_values(ToyTask(3, 3), TableProposer(), test.trees[:3], nodes_per_problem=4, num_rollouts=4)
+    found = diagnose({"v": test}, {"v": validation}, values=values)
+    assert [calibration.where for calibration in found.calibrations["v"]] == ["answers", "inner"]
+    assert list(found.residuals["v"]) == conservation_residuals(test.trees)
+    assert list(found.ranks["v"]) == ["siblings", "depth", "problem"]
+    strengths = diagnose({"s": toy_values("test", kind="log_strength")})
+    assert [calibration.where for calibration in strengths.calibrations["s"]] == ["answers"]
+    assert (strengths.residuals, strengths.ranks) == ({}, {})
+    flows = toy_values("test", kind="log_flow")
+    assert len(diagnose({"f": flows}).calibrations["f"]) == 2
+    sums = flows._replace(scale=replace(flows.scale, inner_is_value=False))
+    assert len(diagnose({"f": sums}).calibrations["f"]) == 1
+    ends_only = [
+        replace(tree, nodes=tuple(n if n.is_answer else replace(n, log_flow=None) for n in tree.nodes))
+        for tree in test.trees
+    ]
+    assert len(diagnose({"e": test._replace(trees=ends_only)}, aggregation="last").calibrations["e"]) == 1
+    with pytest.raises(ValueError, match="'v' has scored no validation trees"):
+        diagnose({"v": test}, {"w": validation})
+
+
+def test_page_shows_calibration_conservation_and_ranks_where_they_are_given(tmp_path: Path) -> None:
+    test, validation = toy_values("test"), toy_values("validation")
+    values = draw_inner_values(ToyTask(3, 3), TableProposer(), test.trees[:3], nodes_per_problem=4, num_rollouts=4)
+    evaluation = evaluate_trees(test.trees, {"arts": test, "<b>prm</b>": test})
+    both = {"arts": test, "<b>prm</b>": test}
+    found = diagnose(both, dict.fromkeys(both, validation), values=values)
+    page = write_report(evaluation, test.trees, tmp_path, diagnostics=found).read_text(encoding="utf-8")
+    parsed = Parsed(page)
+    assert parsed.tags.count("svg") == 3 + 4 + 2  # two reliability diagrams and one of conservation a verifier
+    for text in ("Calibration", "as scored", "isotonic", "Conservation, ARTS", "among siblings", "<b>prm</b>"):
+        assert text in parsed.text
+    ids = [value for name, value in parsed.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert "#0102" not in page
+    assert "ARTS (min over steps)" in parsed.text  # in tables, where the score of a path is not that of its last step
+    without = write_report(evaluation, test.trees, tmp_path).read_text(encoding="utf-8")
+    assert "Calibration" not in without and Parsed(without).tags.count("svg") == 3
+
+
+def test_terminal_shows_errors_before_and_after_each_fit() -> None:
+    test, validation = toy_values("test"), toy_values("validation")
+    values = draw_inner_values(ToyTask(3, 3), TableProposer(), test.trees[:3], nodes_per_problem=4, num_rollouts=4)
+    out = io.StringIO()
+    print_diagnostics(diagnose({"arts": test}, {"arts": validation}, values=values), Console(file=out, width=100))
+    for row in ("ARTS, answers, as scored", "ARTS, inner, Platt", "ARTS, among siblings", "log loss", "Spearman"):
+        assert row in out.getvalue()
+    print_diagnostics(Diagnostics(), Console(file=out, width=100))
+
+
+def test_aggregation_is_named_where_it_is_not_the_last_step() -> None:
+    trees = pool()
+    evaluation = evaluate_trees(trees, {"arts": scored(trees)}, aggregation="min")
+    assert label(evaluation, "arts") == "ARTS (min over steps)"
+    assert label(evaluation, "flow_vote") == "ARTS (min over steps) flow vote"
+    assert "ARTS (min over steps) " in headline(evaluation)
 
 
 # --- trees ------------------------------------------------------------------------------------------------------------

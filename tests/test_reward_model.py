@@ -230,7 +230,7 @@ def test_process_model_is_read_at_the_tag_of_each_step(folder_of: Callable[[str]
 
     scorer = load_reward_model(folder, RewardModelSettings(step_tag=TAG, strip_steps=True, system="s"))
     expect(scorer, reference)
-    assert scorer.scale == ScoreScale(kind="log_value", aggregation="min")
+    assert scorer.scale == ScoreScale(kind="log_value", aggregation="min", inner_is_value=True)
 
 
 @pytest.mark.parametrize("settings", [{}, {"step_tag": "\n", "strip_steps": True}, {"step_separator": " "}])

@@ -31,7 +31,9 @@ def choose_examples(evaluation: Evaluation, trees: Sequence[ReasoningTree]) -> l
     draws = read_draws(trees)
     every_draw_SN = draw_subsets(draws.num_samples, draws.num_samples, evaluation.seed)
     majority_P = vote_accuracy(draws, np.zeros(draws.correct_PN.shape), every_draw_SN)
-    picked_P = read_log_flows(trees).argmax(axis=1) if evaluation.verifiers else None
+    picked_P = None
+    if evaluation.verifiers:
+        picked_P = read_log_flows(trees, evaluation.scales[evaluation.verifiers[0]].aggregation).argmax(axis=1)
     facts = [
         _Facts(
             int(draws.num_correct_P[p]),

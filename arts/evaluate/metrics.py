@@ -10,11 +10,14 @@ Shape suffixes: P problems, N draws of a problem, S subsets of the draws, A dist
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from arts.protocols import Aggregation, ScoreScale, aggregate
 from arts.tree import Node, ReasoningTree
 
 MAX_SUBSETS = 200  # votes are averaged over all k-subsets up to this many, over this many seeded ones beyond
@@ -91,19 +94,47 @@ def read_draws(trees: Sequence[ReasoningTree]) -> Draws:
     )
 
 
-def read_log_flows(trees: Sequence[ReasoningTree]) -> Floats:
-    """log F at the last node of each draw, shape (P, N); -inf, below every flow, where the draw is unfinished."""
+def chosen_aggregation(scale: ScoreScale, aggregation: Aggregation | None = None) -> Aggregation:
+    """How a path's score is made: as asked for, otherwise as the scale says."""
+    chosen = scale.aggregation if aggregation is None else aggregation
+    if chosen not in get_args(Aggregation):
+        raise ValueError(f"aggregation is {chosen!r}; allowed are {', '.join(get_args(Aggregation))}")
+    return chosen
+
+
+def path_score(tree: ReasoningTree, node_id: int, aggregation: Aggregation) -> float:
+    """log of the score of the path to a node; NaN where a step that is needed has no score.
+
+    With F_1..F_T the positive scores of the steps down to the node (the root is no step):
+
+        last  log F_T      min  log min F_t      mean  log (F_1 + ... + F_T) / T      product  log F_1 ... F_T
+    """
+    if aggregation == "last":
+        return _log_score(tree.nodes[node_id])
+    log_scores = [_log_score(node) for node in tree.path(node_id)]
+    if any(math.isnan(score) for score in log_scores) or max(log_scores) == math.inf:
+        return math.nan
+    return aggregate(log_scores, aggregation)
+
+
+def _log_score(node: Node) -> float:
+    return math.nan if node.log_flow is None else node.log_flow
+
+
+def read_log_flows(trees: Sequence[ReasoningTree], aggregation: Aggregation = "last") -> Floats:
+    """log score of each draw's path, shape (P, N); -inf, below every other, where the draw is unfinished."""
     log_flow_PN = np.array(
         [
-            [-math.inf if not leaf.is_answer else math.nan if leaf.log_flow is None else leaf.log_flow for leaf in row]
-            for row in map(trunk_leaves, trees)
+            [path_score(tree, leaf, aggregation) if tree.nodes[leaf].is_answer else -math.inf for leaf in tree.trunks]
+            for tree in trees
         ]
     )
     broken_P = (np.isnan(log_flow_PN) | (log_flow_PN == math.inf)).any(axis=1)
     if broken_P.any():
         problem = trees[int(broken_P.argmax())].problem.id
+        needed = "" if aggregation == "last" else f" at every step, as {aggregation!r} needs it"
         raise ValueError(
-            f"an answer to problem {problem!r} has no finite log_flow; let the verifier score the trees first"
+            f"an answer to problem {problem!r} has no finite log_flow{needed}; let the verifier score the trees first"
         )
     return log_flow_PN
 
@@ -204,6 +235,16 @@ def _vote_one(answer_N: Ints, correct_N: Bools, log_weight_N: Floats, member_SN:
     return float((num_right_S / np.maximum(num_winners_S, 1)).mean())
 
 
+@lru_cache(maxsize=1)  # a second or so for thousands of problems, and a page needs it for dozens of figures
+def resample(num_problems: int, seed: int) -> Floats:
+    """How often each problem occurs in each resample, shape (B, P): equal for equal arguments, so paired."""
+    rng = np.random.default_rng(seed)
+    count_BP = rng.multinomial(num_problems, np.full(num_problems, 1 / num_problems), size=NUM_RESAMPLES)
+    weight_BP = count_BP.astype(np.float64)
+    weight_BP.setflags(write=False)
+    return weight_BP
+
+
 def paired_bootstrap(num_problems: int, seed: int) -> Callable[[Floats, Floats], Estimate]:
     """An estimator of ratios of sums over problems, with 95% percentile intervals.
 
@@ -213,10 +254,7 @@ def paired_bootstrap(num_problems: int, seed: int) -> Callable[[Floats, Floats],
     noise of the draws as well as that of the choice of problems. Resamples in which the denominator vanishes are left
     out; where it vanishes on the problems themselves, the estimate is undefined.
     """
-    rng = np.random.default_rng(seed)
-    weight_BP = rng.multinomial(num_problems, np.full(num_problems, 1 / num_problems), size=NUM_RESAMPLES).astype(
-        np.float64
-    )
+    weight_BP = resample(num_problems, seed)
 
     def estimate(numerator_P: Floats, denominator_P: Floats) -> Estimate:
         total = float(denominator_P.sum())
@@ -225,8 +263,12 @@ def paired_bootstrap(num_problems: int, seed: int) -> Callable[[Floats, Floats],
         total_B = weight_BP @ denominator_P
         defined_B = total_B > 0
         ratio_B = (weight_BP @ numerator_P)[defined_B] / total_B[defined_B]
-        tail = 50 * (1 - CONFIDENCE)
-        low, high = np.percentile(ratio_B, [tail, 100 - tail])
-        return Estimate(float(numerator_P.sum()) / total, float(low), float(high))
+        return Estimate(float(numerator_P.sum()) / total, *percentile_interval(ratio_B))
 
     return estimate
+
+
+def percentile_interval(value_B: Floats) -> tuple[float, float]:
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(value_B, [tail, 100 - tail])
+    return float(low), float(high)

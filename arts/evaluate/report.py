@@ -1,12 +1,15 @@
 """`report.html`: one file that shows an evaluation with tables, charts and a few trees.
 
-Everything comes from an `Evaluation` and its trees; nothing is measured here. The page shows a few problems as trees:
-one where a rare right path was picked, one that voting gets wrong, and one that the verifier gets wrong.
+Everything comes from an `Evaluation`, its trees and, where given, `Diagnostics`; nothing is measured here. The page
+shows a few problems as trees: one where a rare right path was picked, one that voting gets wrong, and one that the
+verifier gets wrong.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from arts.evaluate.diagnostics import Diagnostics
+from arts.evaluate.diagnostics_page import diagnostics_parts
 from arts.evaluate.examples import choose_examples
 from arts.evaluate.metrics import Estimate
 from arts.evaluate.run import Evaluation, Subset, flow_vote_name
@@ -20,13 +23,20 @@ from arts.tree import ReasoningTree
 _VERIFIER_ROLES = ("arts", "second", "third")  # colours; a fourth verifier starts over
 
 
-def write_report(evaluation: Evaluation, trees: Sequence[ReasoningTree], folder: Path) -> Path:
+def write_report(
+    evaluation: Evaluation,
+    trees: Sequence[ReasoningTree],
+    folder: Path,
+    *,
+    diagnostics: Diagnostics | None = None,
+) -> Path:
     """Write `report.html` into a folder.
 
     Args:
         trees: the evaluated trees, with the first verifier's flows where there is one.
+        diagnostics: of the verifiers of the evaluation; shown as sections of their own.
     """
-    text = page(headline(evaluation), *_page_parts(evaluation, trees))
+    text = page(headline(evaluation), *_page_parts(evaluation, trees, diagnostics or Diagnostics()))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     write_atomically(path, text)
@@ -44,7 +54,7 @@ def style(evaluation: Evaluation, selector: str) -> Style:
     raise ValueError(f"no selector {selector!r} in this evaluation; there are {list(evaluation.selectors)}")
 
 
-def _page_parts(evaluation: Evaluation, trees: Sequence[ReasoningTree]) -> Iterator[Markup]:
+def _page_parts(evaluation: Evaluation, trees: Sequence[ReasoningTree], diagnostics: Diagnostics) -> Iterator[Markup]:
     yield from _header(evaluation)
     yield section(
         "Choosing among k draws",
@@ -60,6 +70,7 @@ def _page_parts(evaluation: Evaluation, trees: Sequence[ReasoningTree]) -> Itera
             _difficulty_table(evaluation),
             note=f"Best of {evaluation.num_samples} on each class of problems.",
         )
+    yield from diagnostics_parts(diagnostics, {name: style(evaluation, name) for name in evaluation.verifiers})
     yield section(
         "A few problems, as trees",
         *_examples(evaluation, trees),

@@ -1,42 +1,67 @@
 """One line a problem with every draw's outcome, answer and flow: the raw material of every table, small enough to keep.
 
 From these rows the evaluation can be made again without a model, and other selectors can be tried on the same draws. A
-best-of-N pool is a tree of depth one, and that is what the rows become when they are read back.
+best-of-N pool is a tree of depth one, and that is what the rows become when they are read back. A draw's `log_flow` is
+the score of its whole path, so on such a tree every aggregation gives the one that the rows were written with.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from arts.protocols import ScoredTrees
+from arts.evaluate.metrics import chosen_aggregation, path_score
+from arts.protocols import Aggregation, ScoredTrees, ScoreScale
 from arts.store import dump, write_atomically
 from arts.tree import Node, Problem, ReasoningTree, StopReason, Usage, Verdict
 
 
-def write_rows(trees: Sequence[ReasoningTree], verifiers: Mapping[str, ScoredTrees], folder: Path) -> Path:
-    """Write `draws.jsonl` into a folder."""
+def write_rows(
+    trees: Sequence[ReasoningTree],
+    verifiers: Mapping[str, ScoredTrees],
+    folder: Path,
+    *,
+    aggregation: Aggregation | None = None,
+) -> Path:
+    """Write `draws.jsonl` into a folder.
+
+    Args:
+        aggregation: how the scores of a path's steps become one, for every verifier; None: as its scale says.
+    """
     path = folder / "draws.jsonl"
+    scales = {
+        name: replace(scored.scale, aggregation=chosen_aggregation(scored.scale, aggregation))
+        for name, scored in verifiers.items()
+    }
+    shared = {name: asdict(scale) for name, scale in scales.items() if scale != ScoreScale()}
     rows = []
     for index, tree in enumerate(trees):
         leaves = [tree.nodes[leaf] for leaf in tree.trunks]
-        rows.append(
-            {
-                "problem": tree.problem.id,
-                "right": [int(leaf.verdict.correct) if leaf.verdict else 0 for leaf in leaves],
-                "answers": [leaf.verdict.answer if leaf.verdict else None for leaf in leaves],
-                "stops": [leaf.stop for leaf in leaves],
-                "log_flow": {
-                    name: [round(scored.trees[index].nodes[leaf].log_flow or 0.0, 4) for leaf in tree.trunks]
-                    for name, scored in verifiers.items()
-                },
-                "usage": tree.usage,
-                "distinct_tokens": tree.num_distinct_tokens(),
-            }
-        )
+        row = {
+            "problem": tree.problem.id,
+            "right": [int(leaf.verdict.correct) if leaf.verdict else 0 for leaf in leaves],
+            "answers": [leaf.verdict.answer if leaf.verdict else None for leaf in leaves],
+            "stops": [leaf.stop for leaf in leaves],
+            "log_flow": {
+                name: [
+                    _rounded(path_score(scored.trees[index], leaf, scales[name].aggregation)) for leaf in tree.trunks
+                ]
+                for name, scored in verifiers.items()
+            },
+            "usage": tree.usage,
+            "distinct_tokens": tree.num_distinct_tokens(),
+        }
+        rows.append(row | ({"scale": shared} if shared else {}))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(dump(row) + "\n" for row in rows))
     return path
+
+
+def _rounded(score: float) -> float:
+    """Four decimals; 0 for a path without a score, which no answer that was evaluated is."""
+    return 0.0 if math.isnan(score) else round(score or 0.0, 4)
 
 
 def read_rows(path: Path) -> tuple[list[ReasoningTree], dict[str, ScoredTrees]]:
@@ -49,17 +74,21 @@ def read_rows(path: Path) -> tuple[list[ReasoningTree], dict[str, ScoredTrees]]:
     """
     trees: list[ReasoningTree] = []
     scored: dict[str, list[ReasoningTree]] = {}
+    scales: dict[str, ScoreScale] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
             tree = _tree(row)
             flows = {name: tree.with_log_flows([0.0, *flow]) for name, flow in row["log_flow"].items()}
+            scales.update({name: ScoreScale(**scale) for name, scale in row.get("scale", {}).items()})
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} line {number} is damaged: {error}") from error
         trees.append(tree)
         for name, flowing in flows.items():
             scored.setdefault(name, []).append(flowing)
-    return trees, {name: ScoredTrees(list_of_trees, 0, 0) for name, list_of_trees in scored.items()}
+    return trees, {
+        name: ScoredTrees(list_of_trees, 0, 0, scales.get(name, ScoreScale())) for name, list_of_trees in scored.items()
+    }
 
 
 def _tree(row: Mapping[str, Any]) -> ReasoningTree:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from arts.evaluate.metrics import (
     Estimate,
     Floats,
     argmax_accuracy,
+    chosen_aggregation,
     draw_subsets,
     oracle_accuracy,
     paired_bootstrap,
@@ -31,7 +32,7 @@ from arts.evaluate.metrics import (
     trunk_leaves,
     vote_accuracy,
 )
-from arts.protocols import ScoredTrees
+from arts.protocols import Aggregation, ScoredTrees, ScoreScale
 from arts.store import write_atomically
 from arts.tree import Problem, ReasoningTree, Usage
 
@@ -77,6 +78,8 @@ class Evaluation:
     num_problems: int
     num_samples: int
     verifiers: tuple[str, ...]
+    scales: Mapping[str, ScoreScale]
+    "what each verifier's scores are, with the aggregation that was used"
     pass_at_k: Mapping[int, Estimate]
     selectors: Mapping[str, SelectorResult]
     differences: Mapping[str, Mapping[int, Estimate]]
@@ -96,6 +99,7 @@ class Evaluation:
             "num_problems": self.num_problems,
             "num_samples": self.num_samples,
             "verifiers": list(self.verifiers),
+            "scales": {name: scale_to_json(scale) for name, scale in self.scales.items()},
             "pass_at_k": _by_k(self.pass_at_k),
             "selectors": {
                 name: {"at": _by_k(selector.at), "gap_closed": selector.gap_closed.to_json()}
@@ -118,6 +122,12 @@ class Evaluation:
         }
 
 
+def scale_to_json(scale: ScoreScale) -> dict[str, Any]:
+    """Rewards only where they mean something."""
+    rewards = {"reward_right": scale.reward_right, "reward_wrong": scale.reward_wrong}
+    return {"kind": scale.kind, "aggregation": scale.aggregation} | (rewards if scale.kind == "log_flow" else {})
+
+
 def _by_k(at: Mapping[int, Estimate]) -> dict[str, dict[str, float | None]]:
     return {str(k): estimate.to_json() for k, estimate in at.items()}
 
@@ -126,6 +136,7 @@ def evaluate_trees(
     trees: Sequence[ReasoningTree],
     verifiers: Mapping[str, ScoredTrees] | None = None,
     *,
+    aggregation: Aggregation | None = None,
     difficulty: Callable[[Problem], str | None] | None = None,
     command: Sequence[str] = (),
     seed: int = 0,
@@ -137,6 +148,7 @@ def evaluate_trees(
         trees: one judged tree a problem, all with the same number of main trajectories; forks do not count.
         verifiers: the same trees in the same order as each verifier scored them. The first one also weighs votes as
             `flow_vote`, a further one as `<name>_flow_vote`.
+        aggregation: how the scores of a path's steps become one, for every verifier; None: as its scale says.
         difficulty: names the class of a problem; problems without one are in no class.
         seed: of the bootstrap and of the subsets votes are averaged over.
 
@@ -149,7 +161,11 @@ def evaluate_trees(
     for name, scored in verifiers.items():
         _check_same_pool(name, trees, scored.trees)
     sizes = sample_sizes(draws.num_samples)
-    log_flows = {name: read_log_flows(scored.trees) for name, scored in verifiers.items()}
+    scales = {
+        name: replace(scored.scale, aggregation=chosen_aggregation(scored.scale, aggregation))
+        for name, scored in verifiers.items()
+    }
+    log_flows = {name: read_log_flows(scored.trees, scales[name].aggregation) for name, scored in verifiers.items()}
     accuracy = {k: _accuracies(draws, log_flows, k, seed) for k in sizes}
 
     estimate = paired_bootstrap(len(trees), seed)
@@ -175,6 +191,7 @@ def evaluate_trees(
         num_problems=len(trees),
         num_samples=draws.num_samples,
         verifiers=tuple(verifiers),
+        scales=scales,
         pass_at_k=selectors["oracle"].at,
         selectors=selectors,
         differences={

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
+from arts.evaluate.diagnostics import Diagnostics
 from arts.evaluate.metrics import Estimate
 from arts.evaluate.run import Evaluation, compared, flow_vote_name
 
 BASELINES = {"random": "random pick", "majority": "majority vote", "oracle": "oracle"}
+GROUP_NAMES = {"siblings": "among siblings", "depth": "at one depth", "problem": "across depths"}
 _UNDEFINED = "–"
 
 
@@ -17,8 +19,12 @@ def label(evaluation: Evaluation, selector: str) -> str:
     if selector in BASELINES:
         return BASELINES[selector]
     for name in evaluation.verifiers:
+        aggregation = evaluation.scales[name].aggregation
+        shown = verifier_label(name) + ("" if aggregation == "last" else f" ({aggregation} over steps)")
         if selector == flow_vote_name(evaluation.verifiers, name):
-            return f"{verifier_label(name)} flow vote"
+            return f"{shown} flow vote"
+        if selector == name:
+            return shown
     return verifier_label(selector)
 
 
@@ -76,6 +82,43 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
     console.print(subsets)
     for bill, amounts in bills(evaluation):
         console.print(f"{bill}: {amounts}", markup=False, highlight=False)
+
+
+def print_diagnostics(diagnostics: Diagnostics, console: Console) -> None:
+    """Print calibration before and after each fit, and the agreement of scores and values at inner nodes."""
+    if diagnostics.calibrations:
+        errors = _rich_table("stated chances", "ECE", "95%", "Brier", "log loss")
+        for name, calibrations in diagnostics.calibrations.items():
+            for calibration in calibrations:
+                for fit, quality in calibration.quality.items():
+                    errors.add_row(
+                        _plain(f"{verifier_label(name)}, {calibration.where}, {fit_label(fit)}"),
+                        percent(quality.ece_mass.value),
+                        _plain(interval(quality.ece_mass)),
+                        decimal(quality.brier.value),
+                        decimal(quality.log_loss.value),
+                    )
+        console.print(errors)
+    if diagnostics.ranks:
+        ranks = _rich_table("scores of inner nodes", "pairs right", "95%", "pairs", "Spearman")
+        for name, groups in diagnostics.ranks.items():
+            for group, agreement in groups.items():
+                ranks.add_row(
+                    _plain(f"{verifier_label(name)}, {GROUP_NAMES[group]}"),
+                    percent(agreement.pair_accuracy.value),
+                    _plain(interval(agreement.pair_accuracy)),
+                    f"{agreement.num_pairs:,}",
+                    decimal(agreement.spearman.value),
+                )
+        console.print(ranks)
+
+
+def fit_label(name: str) -> str:
+    return name.replace("platt", "Platt")
+
+
+def decimal(value: float | None) -> str:
+    return _UNDEFINED if value is None else f"{value:.3f}".replace("-", "−")
 
 
 def _rich_table(first: str, *columns: str) -> Table:

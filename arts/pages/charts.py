@@ -1,7 +1,7 @@
 """Charts as inline SVG that takes its colours and fonts from the page, so it is right in light and in dark.
 
-Drawn by matplotlib (extra `report`), without its global state. Values are fractions and are shown in percent. Knows
-series, bars and colours by role; not what is measured.
+Drawn by matplotlib (extra `report`), without its global state. Values are fractions and are shown in percent, but
+for spreads. Knows series, bars and colours by role; not what is measured.
 """
 
 import io
@@ -54,10 +54,24 @@ class Style:
 class Series:
     label: str
     style: Style
-    x: Sequence[int]
+    x: Sequence[float]
     value: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A distribution at every x: its median, the middle half, and the middle four fifths."""
+
+    label: str
+    style: Style
+    x: Sequence[float]
+    median: Sequence[float]
+    half: tuple[Sequence[float], Sequence[float]]
+    "ends of the middle half"
+    most: tuple[Sequence[float], Sequence[float]]
+    "ends of the middle four fifths"
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,50 @@ def bar_chart(name: str, bars: Sequence[Bar], *, x_label: str) -> Markup:
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)
         return _to_markup(figure, name, x_label)
+
+
+def reliability_chart(name: str, series: Sequence[Series], *, x_label: str, y_label: str) -> Markup:
+    """What came against the chance that was stated, intervals as whiskers; on the diagonal the two agree."""
+    matplotlib = _import_matplotlib()
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+        figure, axes = _new_figure(matplotlib, width_in=6.4, height_in=5.4)
+        axes.plot([0, 1], [0, 1], color=_PLACEHOLDERS["muted"], linewidth=1.1, linestyle=(0, (1, 2)))
+        for one in series:
+            color = _PLACEHOLDERS[one.style.role]
+            axes.vlines(one.x, one.low, one.high, color=color, linewidth=1.3, alpha=0.5)
+            axes.plot(
+                one.x, one.value, color=color, linewidth=1.4 if one.style.dashed else 2, marker="o", markersize=5,
+                linestyle=(0, (4, 2)) if one.style.dashed else "-", label=one.label,
+                markerfacecolor=_PLACEHOLDERS["card"] if one.style.dashed else color,
+            )  # fmt: skip
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        axes.grid()
+        axes.legend(loc="upper left", frameon=False)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _to_markup(figure, name, f"{y_label}, by {x_label}")
+
+
+def spread_chart(name: str, spreads: Sequence[Spread], *, x_label: str, y_label: str) -> Markup:
+    """Medians over a whole-numbered x axis, with two bands each, around a line at 0."""
+    matplotlib = _import_matplotlib()
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+        figure, axes = _new_figure(matplotlib, width_in=6.4, height_in=5.4)
+        axes.axhline(0, color=_PLACEHOLDERS["muted"], linewidth=1.1, linestyle=(0, (1, 2)))
+        for one in spreads:
+            color = _PLACEHOLDERS[one.style.role]
+            axes.fill_between(one.x, *one.most, color=color, alpha=0.10, linewidth=0)
+            axes.fill_between(one.x, *one.half, color=color, alpha=0.18, linewidth=0)
+            axes.plot(one.x, one.median, color=color, linewidth=2, marker="o", markersize=4.5, label=one.label)
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(10, integer=True))
+        axes.grid(axis="y")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(spreads), frameon=False)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _to_markup(figure, name, f"{y_label}, by {x_label}")
 
 
 def _import_matplotlib() -> Any:

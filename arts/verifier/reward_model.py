@@ -203,6 +203,7 @@ def _scale(kind: Kind, positive: int | None, aggregation: Aggregation | None) ->
     return ScoreScale(
         kind="log_strength" if strength else "log_value",
         aggregation=aggregation or ("last" if kind == "sequence" else "min"),
+        inner_is_value=kind != "sequence",
     )
 
 

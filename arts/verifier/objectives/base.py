@@ -136,13 +136,15 @@ class NodeRegression(ABC):
     inner_weight: float = 1.0
     "weight of an inner node; 0 trains on outcomes alone"
     weigh: Weighing = "nodes"
-    """`nodes`: each distinct step once. `draws`: as often as it was drawn, so that merging equal steps changes
-    nothing where targets are averages."""
+    """`nodes`: each distinct step once. `draws`: as often as it was drawn; then merging equal steps changes nothing for
+    targets that are averages, in trees without forks, and nothing on average in trees with them."""
 
     name: ClassVar[str]
     paper: ClassVar[str]
     needs_prior: ClassVar[bool] = False
     num_outputs: ClassVar[int] = 1
+    estimates_value: ClassVar[bool] = False
+    "the target of an inner node estimates V(s) = E[R | s] in the bounds of the reward"
     allowed_losses: ClassVar[tuple[str, ...]] = get_args(LossName)
 
     @property
@@ -167,8 +169,8 @@ class NodeRegression(ABC):
     def scale(self, rewards: RewardSettings) -> ScoreScale:
         bounds = self.bounds(rewards)
         if bounds.wrong == 0:
-            return ScoreScale(kind="log_value")
-        return ScoreScale(reward_right=bounds.right, reward_wrong=bounds.wrong)
+            return ScoreScale(kind="log_value", inner_is_value=self.estimates_value)
+        return ScoreScale(reward_right=bounds.right, reward_wrong=bounds.wrong, inner_is_value=self.estimates_value)
 
     def node_weights(self, facts: TreeFacts) -> Floats:
         weight = np.where(facts.is_terminal, self.leaf_weight, self.inner_weight) * facts.is_known

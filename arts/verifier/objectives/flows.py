@@ -64,6 +64,7 @@ class MeanFlow(Bootstrapped):
     regression: LossName = "bce"
 
     name: ClassVar[str] = "mean_flow"
+    estimates_value: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "mean instead of sum: V(s) = E[R | s], Monte-Carlo policy evaluation (Sutton & Barto 2018, 5)"
     )
@@ -86,6 +87,7 @@ class DebiasedFlow(NodeRegression):
     regression: Literal["squared_log", "poisson"] = "squared_log"
 
     name: ClassVar[str] = "debiased_flow"
+    estimates_value: ClassVar[bool] = True
     paper: ClassVar[str] = f"{ARTS}; the sum divided by the number of observed leaves"
     allowed_losses: ClassVar[tuple[str, ...]] = ("squared_log", "poisson")
 
@@ -109,6 +111,7 @@ class LogMeanExp(Bootstrapped):
     "lambda"
 
     name: ClassVar[str] = "log_mean_exp"
+    estimates_value: ClassVar[bool] = True
     paper: ClassVar[str] = "Diffusion Tree Sampling, arXiv 2506.20701"
 
     @property

@@ -6,9 +6,12 @@ For a path s_0 .. s_T of a tree, all m < n:
     loss           = sum_{m < n} lambda^(n-m) residual(m, n)^2 / sum_{m < n} lambda^(n-m),     F(s_T) = R
 
 and a leaf loss on log F(s_T), so that the score of a finished path is learned too. The selector is a second output u
-of the head, normalised over the observed children, with pi~_0 the prior renormalised over them:
+of the head, normalised over the observed children:
 
-    p(c | s) = pi~_0(c | s) e^u(c) / sum_c' pi~_0(c' | s) e^u(c')
+    p(c | s) = pi_0(c | s) e^u(c) / sum_c' pi~_0(c' | s) e^u(c')
+
+where pi~_0 is the share of c' among the draws from s: an estimate of the sum over all children, drawn or not. (pi_0
+renormalised over the drawn ones would count it twice, since it drew them.) So log p - log pi_0 needs no log-prior.
 
 At the optimum F = V and p(c | s) = pi_0(c | s) V(c) / V(s): the posterior. No sum over children enters F, so the number
 of leaves does not. lambda -> 0 is detailed balance, lambda -> infinity trajectory balance.
@@ -36,7 +39,7 @@ class SubTB:
 
     name: ClassVar[str] = "subtb"
     paper: ClassVar[str] = "SubTB(lambda), arXiv 2209.12782; TB, arXiv 2201.13259; DB, arXiv 2111.09266"
-    needs_prior: ClassVar[bool] = True
+    needs_prior: ClassVar[bool] = False
     num_outputs: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -45,7 +48,9 @@ class SubTB:
         check_range(self.name, "leaf_weight", self.leaf_weight, low=1e-9)
 
     def scale(self, rewards: RewardSettings) -> ScoreScale:
-        return ScoreScale(reward_right=rewards.right, reward_wrong=rewards.wrong)
+        return ScoreScale(
+            reward_right=rewards.right, reward_wrong=rewards.wrong, inner_is_value=self.length_weight is not None
+        )
 
     def targets(self, facts: TreeFacts, rewards: RewardSettings) -> Targets:
         upper, lower, weight = self._pieces(facts)
@@ -57,7 +62,7 @@ class SubTB:
             "is_terminal": facts.is_terminal,
             "log_reward": np.log(reward),
             "draws": np.where(facts.is_terminal, facts.num_draws, 0).astype(np.float64),
-            "log_sibling_prior": _log_sibling_prior(facts),
+            "log_draw_share": _log_draw_share(facts),
             "upper_index": upper,
             "lower_index": lower,
             "weight": weight,
@@ -105,7 +110,7 @@ class SubTB:
     def _log_selector_gain(self, tilt: torch.Tensor, batch: Batch) -> torch.Tensor:
         """log p(c | s) - log pi~_0(c | s) of every known child c [N], 0 elsewhere."""
         is_child, parent = batch["is_child"], batch["parent_index"]
-        norm = log_child_sum(tilt, parent, is_child, batch["log_sibling_prior"])
+        norm = log_child_sum(tilt, parent, is_child, batch["log_draw_share"])
         norm_of_child = torch.where(is_child, torch.where(norm.isfinite(), norm, 0.0)[parent.clamp(min=0)], 0.0)
         return torch.where(is_child, tilt - norm_of_child, 0.0)
 
@@ -113,17 +118,10 @@ class SubTB:
         return output_NK[:, 0]
 
 
-def _log_sibling_prior(facts: TreeFacts) -> Floats:
-    """log pi~_0: the prior of each known child, renormalised over the known children of its parent [N]; 0 elsewhere."""
+def _log_draw_share(facts: TreeFacts) -> Floats:
+    """log pi~_0 of every known child [N], 0 elsewhere."""
     is_child = facts.is_known & (facts.parent >= 0)
-    highest = np.full(len(facts.parent), -np.inf)
-    np.maximum.at(highest, facts.parent[is_child], facts.log_prior[is_child])
-    mass = np.zeros(len(facts.parent))
-    np.add.at(mass, facts.parent[is_child], np.exp(facts.log_prior[is_child] - highest[facts.parent[is_child]]))
-    result = np.zeros(len(facts.parent))
-    parent = facts.parent[is_child]
-    result[is_child] = facts.log_prior[is_child] - highest[parent] - np.log(mass[parent])
-    return result
+    return np.log(np.where(is_child, facts.draw_share, 1.0))
 
 
 def _steps_above(facts: TreeFacts) -> tuple[Ints, Ints]:

@@ -53,6 +53,7 @@ class PointwisePRM(_Value):
 
     name: ClassVar[str] = "pointwise_prm"
     paper: ClassVar[str] = "Math-Shepherd, arXiv 2312.08935 (soft labels); baseline of arXiv 2602.12846"
+    estimates_value: ClassVar[bool] = True
 
     @property
     def loss_name(self) -> LossName:
@@ -75,6 +76,7 @@ class McValue(_Value):
 
     name: ClassVar[str] = "mc_value"
     paper: ClassVar[str] = "OmegaPRM, arXiv 2406.06592 (Monte-Carlo values in a tree)"
+    estimates_value: ClassVar[bool] = True
 
     @property
     def loss_name(self) -> LossName:
