@@ -13,7 +13,6 @@ from arts.evaluate.calibration import (
     AS_SCORED,
     calibrate,
     calibration_pairs,
-    outcome_shares,
     read_calibrators,
     success_probability,
     write_calibrations,
@@ -103,35 +102,11 @@ def judge(text: str) -> Verdict:
     return Verdict(text.endswith("r"), text)
 
 
-def forked_tree(*, merge: bool = True) -> ReasoningTree:
-    """Two trunks behind a;, one right and one wrong; the wrong one is forked twice further down, wrong again."""
-    trunks = [
-        Rollout(0, 0, 0, (step("a;"), step("r", StopReason.EOS))),
-        Rollout(1, 1, 0, (step("a;"), step("b;"), step("x", StopReason.EOS))),
-    ]
-    forks = [Rollout(index, 1, 2, (step(f"{index}", StopReason.EOS),)) for index in (2, 3)]
-    return build_tree(Problem("p", ""), [*trunks, *forks], judge=judge, merge=merge)
-
-
-def test_forks_further_down_do_not_make_a_trunk_count_more() -> None:
-    tree = forked_tree()
-    shares = outcome_shares(tree)
-    at = {tree.text(node.id): node.id for node in tree.nodes}
-    assert (shares.right_share[at["a;"]], shares.num_known[at["a;"]]) == (0.5, 2)  # not 1 of 4
-    assert (shares.right_share[at["a;b;"]], shares.num_known[at["a;b;"]]) == (0.0, 3)
-    unmerged = outcome_shares(forked_tree(merge=False))
-    assert (unmerged.right_share[0], unmerged.num_known[0]) == (shares.right_share[0], shares.num_known[0]) == (0.5, 2)
-
-
 def test_failed_draws_are_unknown_and_unfinished_ones_wrong() -> None:
     ends = [("r", StopReason.EOS), ("c", StopReason.LENGTH), ("", StopReason.ERROR)]
     rollouts = [Rollout(index, index, 0, (step("a;"), step(*end))) for index, end in enumerate(ends)]
     rollouts.append(Rollout(3, 3, 0, (step("b;"), step("", StopReason.ERROR))))
     tree = build_tree(Problem("p", ""), rollouts, judge=judge)
-    shares = outcome_shares(tree)
-    at = {tree.text(node.id): node.id for node in tree.nodes if node.stop is StopReason.STOP}
-    assert (shares.right_share[at["a;"]], shares.num_known[at["a;"]]) == (0.5, 2)
-    assert shares.num_known[at["b;"]] == 0
     flat = tree.with_log_flows([math.log(0.5)] * len(tree.nodes))
     pairs = calibration_pairs(ScoredTrees([flat], 0, 0, VALUE), "inner")
     assert pairs.weight_U.tolist() == [1, 1] and pairs.right_U.tolist() == [1, 0]

@@ -19,9 +19,10 @@ import numpy as np
 from arts.evaluate.calibrators import FITS, Calibrator, calibrator_from_json, sigmoid
 from arts.evaluate.metrics import Floats, chosen_aggregation, path_score
 from arts.evaluate.reliability import NUM_BINS, Pairs, Quality, measure_quality
+from arts.facts import TreeFacts
 from arts.protocols import Aggregation, ScoredTrees, ScoreScale
 from arts.store import write_atomically
-from arts.tree import ReasoningTree, StopReason
+from arts.tree import ReasoningTree
 
 Where = Literal["answers", "inner"]
 AS_SCORED = "as scored"
@@ -115,7 +116,8 @@ def _inner_units(problem: int, tree: ReasoningTree) -> Iterator[_Unit]:
     steps to children c, and the share of them that ends right is sum_c n_c share(c) / sum_c n_c: a trunk counts once
     however often it was forked further down, else trunks with many forks would weigh more than others.
     """
-    right_share, num_known = outcome_shares(tree)
+    facts = TreeFacts.of(tree)
+    right_share, num_known = facts.success, facts.draws_below
     inner = {node.parent for node in tree.nodes[1:]} - {0}
     for node in sorted(inner):
         weight = num_known[node]
@@ -123,27 +125,6 @@ def _inner_units(problem: int, tree: ReasoningTree) -> Iterator[_Unit]:
         for right, share in ((1.0, right_share[node]), (0.0, 1.0 - right_share[node])):
             if weight * share > 0:
                 yield _Unit(problem, log_score, right, weight * share)
-
-
-class OutcomeShares(NamedTuple):
-    """Of every node: the share of draws from there that end right, and the number of draws whose end is known."""
-
-    right_share: Floats
-    num_known: Floats
-
-
-def outcome_shares(tree: ReasoningTree) -> OutcomeShares:
-    """Unfinished draws are wrong; failed ones are unknown and take no part."""
-    num_right, num_known = np.zeros(len(tree.nodes)), np.zeros(len(tree.nodes))
-    parents = {node.parent for node in tree.nodes}
-    for node in reversed(tree.nodes):
-        if node.id not in parents and node.stop is not StopReason.ERROR:
-            num_right[node.id] = node.num_draws * float(node.verdict is not None and node.verdict.correct)
-            num_known[node.id] = node.num_draws
-        if node.id > 0 and num_known[node.id] > 0:
-            num_right[node.parent] += node.num_draws * num_right[node.id] / num_known[node.id]
-            num_known[node.parent] += node.num_draws
-    return OutcomeShares(num_right / np.maximum(num_known, 1), num_known)
 
 
 # --- before and after a fit -------------------------------------------------------------------------------------------

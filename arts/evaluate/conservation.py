@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from arts.evaluate.calibration import outcome_shares
+from arts.facts import TreeFacts
 from arts.tree import Node, ReasoningTree
 
 Law = Literal["sum", "mean"]
@@ -70,7 +70,7 @@ def conservation_residuals(trees: Sequence[ReasoningTree]) -> list[ResidualRow]:
 
 def _tree_residuals(tree: ReasoningTree) -> Iterator[_Residual]:
     depths, children = tree.depths(), tree.children()
-    is_known = outcome_shares(tree).num_known > 0
+    is_known = TreeFacts.of(tree).is_known
     for node in tree.nodes:
         below = [tree.nodes[child] for child in children[node.id] if is_known[child]]
         if below and all(_is_finite(one) for one in (node, *below)):

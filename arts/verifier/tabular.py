@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from arts.facts import Floats
 from arts.tasks.toy import ToyTree
 from arts.tree import ReasoningTree
 from arts.verifier.objectives import Batch, Objective, RewardSettings, TreeFacts, join_targets
 from arts.verifier.objectives.base import Bootstrapped
-from arts.verifier.objectives.facts import Floats
 
 
 def fit_tabular(objective: Objective, toy: ToyTree, trees: Sequence[ReasoningTree], rewards: RewardSettings) -> Floats:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from arts.verifier.objectives.base import Batch, Loss, Objective, join_targets
-from arts.verifier.objectives.facts import RewardSettings, Targets, TreeFacts
+from arts.facts import TreeFacts
+from arts.verifier.objectives.base import Batch, Loss, Objective, RewardSettings, Targets, join_targets
 from arts.verifier.objectives.flows import RFM, DebiasedFlow, LogMeanExp, MeanFlow, TemperedFlow
 from arts.verifier.objectives.ranking import PairwiseRM, SiblingRank
 from arts.verifier.objectives.subtb import SubTB

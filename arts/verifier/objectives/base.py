@@ -11,6 +11,7 @@ Losses are deviances: 0 exactly at F = T, so that a wrong optimum shows. With [w
 Shapes: N nodes of all trees of a batch, K outputs of the head.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,27 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from arts.facts import Bools, Floats, TreeFacts
 from arts.protocols import ScoreScale
-from arts.verifier.objectives.facts import Bools, Floats, RewardSettings, Targets, TreeFacts
 
+Targets: TypeAlias = Mapping[str, np.ndarray]
+"""What an objective makes of one tree; entries whose name ends in `_index` point to nodes (-1: to none)."""
 Batch: TypeAlias = Mapping[str, torch.Tensor]
 """`Targets` of several trees joined; entries ending in `_index` point into the batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings:
+    """Soft terminal reward (paper, method 3): not 0 for a wrong answer, so that log R exists."""
+
+    right: float = 10.0
+    wrong: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.wrong < self.right < math.inf:
+            raise ValueError(
+                f"rewards right={self.right}, wrong={self.wrong}; need 0 < wrong < right, as log R is trained on"
+            )
 
 
 class Loss(NamedTuple):

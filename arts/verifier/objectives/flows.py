@@ -15,15 +15,16 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from arts.facts import Floats, TreeFacts
 from arts.verifier.objectives.base import (
     Bootstrapped,
     Bounds,
     LossName,
     NodeRegression,
+    RewardSettings,
     check_choice,
     check_range,
 )
-from arts.verifier.objectives.facts import Floats, RewardSettings, TreeFacts
 
 ARTS = "Amortized Reasoning Tree Search, arXiv 2602.12846"
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch.nn.functional import softplus
 
+from arts.facts import Ints, TreeFacts
 from arts.protocols import ScoreScale
-from arts.verifier.objectives.base import Batch, Loss, check_range
-from arts.verifier.objectives.facts import Ints, RewardSettings, Targets, TreeFacts
+from arts.verifier.objectives.base import Batch, Loss, RewardSettings, Targets, check_range
 
 
 def _compare(facts: TreeFacts, groups: Iterator[Ints], max_pairs: int) -> Targets:

@@ -23,9 +23,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from arts.facts import Floats, Ints, TreeFacts
 from arts.protocols import ScoreScale
-from arts.verifier.objectives.base import Batch, Loss, check_range, log_child_sum
-from arts.verifier.objectives.facts import Floats, Ints, RewardSettings, Targets, TreeFacts
+from arts.verifier.objectives.base import Batch, Loss, RewardSettings, Targets, check_range, log_child_sum
 
 
 @dataclass(frozen=True, kw_only=True)

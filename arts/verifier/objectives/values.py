@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from arts.facts import Floats, TreeFacts
 from arts.protocols import ScoreScale
-from arts.verifier.objectives.base import Bounds, LossName, NodeRegression, check_choice, check_range
-from arts.verifier.objectives.facts import Floats, RewardSettings, TreeFacts
+from arts.verifier.objectives.base import Bounds, LossName, NodeRegression, RewardSettings, check_choice, check_range
 
 
 class _Value(NodeRegression):

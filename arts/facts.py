@@ -6,7 +6,6 @@ Shapes: N nodes of a tree, parents before children, the root first; E pairs of a
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
@@ -19,22 +18,6 @@ from arts.tree import ReasoningTree, StopReason
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Bools: TypeAlias = NDArray[np.bool_]
-Targets: TypeAlias = Mapping[str, np.ndarray]
-"""What an objective makes of one tree; entries whose name ends in `_index` point to nodes (-1: to none)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardSettings:
-    """Soft terminal reward (paper, method 3): not 0 for a wrong answer, so that log R exists."""
-
-    right: float = 10.0
-    wrong: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.wrong < self.right < math.inf:
-            raise ValueError(
-                f"rewards right={self.right}, wrong={self.wrong}; need 0 < wrong < right, as log R is trained on"
-            )
 
 
 class LeafPairs(NamedTuple):
@@ -99,13 +82,18 @@ class TreeFacts:
     @cached_property
     def draw_share(self) -> Floats:
         """Share of a step among the known draws of its parent: the observed pi_0(c | s). 1 at the root."""
-        known_draws = np.where(self.is_known, self.num_draws, 0).astype(np.float64)
-        total = np.zeros(len(known_draws))
-        np.add.at(total, self.parent[1:], known_draws[1:])
-        share = known_draws.copy()
-        share[1:] /= np.maximum(total[self.parent[1:]], 1.0)
+        share = np.where(self.is_known, self.num_draws, 0).astype(np.float64)
+        share[1:] /= np.maximum(self.draws_below[self.parent[1:]], 1.0)
         share[0] = 1.0
         return share
+
+    @cached_property
+    def draws_below(self) -> Floats:
+        """Draws of children whose end is known; at a terminal its own draws."""
+        known_draws = np.where(self.is_known, self.num_draws, 0).astype(np.float64)
+        total = np.where(self.is_terminal, known_draws, 0.0)
+        np.add.at(total, self.parent[1:], known_draws[1:])
+        return total
 
     @cached_property
     def leaf_draws(self) -> Floats:

@@ -1,0 +1,66 @@
+"""`arts collect`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arts.cli.shared import DEVICE, PROPOSER, TASK, THREADS, choice, use_torch_threads
+
+
+def collect_command(
+    out: Annotated[Path, typer.Option(help="folder of the collection; an interrupted run there goes on")],
+    task: TASK = "countdown",
+    proposer: PROPOSER = "countdown",
+    num_problems: Annotated[int, typer.Option(help="problems to draw trees for")] = 500,
+    first_problem: Annotated[int, typer.Option(help="place in the stream of problems to start at")] = 0,
+    num_samples: Annotated[int, typer.Option(help="main trajectories a problem, N")] = 16,
+    split: Annotated[str, typer.Option(help="train, validation or test; they never share a problem")] = "train",
+    pivots: Annotated[
+        str, typer.Option(help="where forks start: auto, node, trajectory, none (a plain pool)")
+    ] = "auto",
+    fork_probability: Annotated[float, typer.Option(help="chance of an inner step to be a pivot, for `node`")] = 0.5,
+    forks_inside: Annotated[bool, typer.Option(help="trunks and forks together stay within N")] = False,
+    merge: Annotated[bool, typer.Option(help="make equal steps below one parent one counted node")] = True,
+    temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="nucleus sampling mass")] = 1.0,
+    max_new_tokens: Annotated[int | None, typer.Option(help="limit of one solution; default: the task's")] = None,
+    block_size: Annotated[int, typer.Option(help="problems drawn in one batch")] = 64,
+    seed: int = 0,
+    device: DEVICE = "cpu",
+    threads: THREADS = 1,
+) -> None:
+    """Sample a model's reasoning as trees (Sparse Deep Fork)."""
+    from arts.build import about, build_proposer, build_task
+    from arts.collect import CollectSettings, Progress, collect, fork_cost
+    from arts.console import progress
+
+    chosen_task = build_task(task)
+    settings = CollectSettings(
+        split=choice("split", split, ("train", "validation", "test")),  # type: ignore[arg-type]
+        num_problems=num_problems,
+        first_problem=first_problem,
+        num_samples=num_samples,
+        pivots=choice("pivots", pivots, ("auto", "node", "trajectory", "none")),  # type: ignore[arg-type]
+        fork_probability=fork_probability,
+        forks_inside=forks_inside,
+        merge=merge,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        block_size=block_size,
+    )
+    use_torch_threads(threads, needed=proposer != "table")
+    chosen_proposer = build_proposer(proposer, chosen_task, temperature=temperature, top_p=top_p, device=device)
+    with progress("collecting trees", num_problems) as tell:
+
+        def watch(state: Progress) -> None:
+            tell(state.done, f"{state.generated_tokens:,} tokens")
+
+        made = about() | {"command": sys.argv, "proposer": proposer}
+        collection = collect(chosen_task, chosen_proposer, settings, out, about=made, watch=watch)
+    cost = fork_cost(collection.trees())
+    print(
+        f"{out}: {num_problems} trees; {cost.trunk_tokens:,} tokens in main trajectories, {cost.fork_tokens:,} in "
+        f"forks: {cost.ratio:.2f} N (the paper's budget is 1.5 N)"
+    )

@@ -1,0 +1,137 @@
+"""`arts evaluate` and `arts values`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from arts.cli.shared import BASE, DEVICE, PROPOSER, SCORERS, THREADS, choice, say_if_unfinished, use_torch_threads
+from arts.protocols import Aggregation
+
+if TYPE_CHECKING:
+    from arts.protocols import ScoredTrees
+    from arts.tree import ReasoningTree
+
+
+def evaluate_command(
+    trees: Annotated[Path, typer.Option(help="collection to choose from: collect it with --split test --pivots none")],
+    out: Annotated[Path, typer.Option(help="folder for results.json and report.html")],
+    verifier: Annotated[
+        list[str] | None, typer.Option(help=f"{SCORERS}, each as NAME=... if you like; repeat to compare several")
+    ] = None,
+    backbone: BASE = None,
+    aggregate: Annotated[
+        str | None,
+        typer.Option(help="score of a path: last, min, mean or product of its steps; default: the verifier's"),
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="collection of other problems to fit chances on: report calibration too")
+    ] = None,
+    inner_values: Annotated[
+        Path | None, typer.Option(help="file of `arts values`: report how well inner scores rank")
+    ] = None,
+    report: Annotated[bool, typer.Option(help="write report.html too (needs matplotlib)")] = True,
+    seed: int = 0,
+    device: DEVICE = "cpu",
+    threads: THREADS = 1,
+) -> None:
+    """Compare ways to choose: random pick, majority, ARTS, flow-weighted vote, oracle."""
+    import time
+
+    from rich.console import Console
+
+    from arts.build import about, build_task, named_scorers
+    from arts.evaluate.calibration import write_calibrations
+    from arts.evaluate.diagnostics import diagnose
+    from arts.evaluate.inner import load_inner_values
+    from arts.evaluate.report import write_report
+    from arts.evaluate.rows import write_rows
+    from arts.evaluate.run import evaluate_trees, write_results
+    from arts.evaluate.table import print_diagnostics, print_table
+    from arts.store import load_trees, open_collection
+
+    started = time.monotonic()
+    aggregation = None if aggregate is None else choice("aggregate", aggregate, get_args(Aggregation))
+    collection = open_collection(trees)
+    say_if_unfinished(collection)
+    task = build_task(str(collection.header["task"]))
+    pool, others = load_trees(trees), load_trees(calibrate) if calibrate else []
+    values = load_inner_values(inner_values) if inner_values else []
+    scored: dict[str, ScoredTrees] = {}
+    scored_others: dict[str, ScoredTrees] = {}
+    for name, scorer in named_scorers(verifier or []):
+        scored[name], *more = _score([pool, others], scorer, backbone, device, threads, title=f"scoring with {name}")
+        if more:
+            scored_others[name] = more[0]
+    evaluation = evaluate_trees(
+        pool,
+        scored,
+        aggregation=aggregation,  # type: ignore[arg-type]
+        difficulty=task.difficulty,
+        command=sys.argv,
+        seed=seed,
+        wall_s=round(time.monotonic() - started, 1),
+    )
+    print_table(evaluation, Console())
+    print(f"results: {write_results(evaluation, out, about=about())}")
+    print(f"draws:   {write_rows(pool, scored, out, aggregation=aggregation)}")  # type: ignore[arg-type]
+    found = None
+    if others or values:
+        found = diagnose(scored, scored_others or None, values=values, aggregation=aggregation, seed=seed)  # type: ignore[arg-type]
+        print_diagnostics(found, Console())
+        print(f"chances: {write_calibrations(found.calibrations, out)}")
+    if report:
+        shown = next(iter(scored.values())).trees if scored else pool
+        print(f"report:  {write_report(evaluation, shown, out, diagnostics=found)}")
+
+
+def values_command(
+    trees: Annotated[Path, typer.Option(help="collection whose inner steps are looked at")],
+    out: Annotated[Path, typer.Option(help="JSONL file for `arts evaluate --inner-values`")],
+    proposer: PROPOSER = "countdown",
+    nodes_per_problem: Annotated[int, typer.Option(min=1, help="inner steps a problem, siblings first")] = 8,
+    num_rollouts: Annotated[int, typer.Option(min=1, help="new draws from each of them")] = 32,
+    temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="nucleus sampling mass")] = 1.0,
+    seed: int = 0,
+    device: DEVICE = "cpu",
+    threads: THREADS = 1,
+) -> None:
+    """Estimate the chance to end right from inner steps, by new draws: what a verifier's inner scores should say."""
+    from arts.build import build_proposer, build_task
+    from arts.console import progress
+    from arts.evaluate.inner import draw_inner_values, save_inner_values
+    from arts.store import load_trees, open_collection
+
+    if out.exists():
+        raise ValueError(f"{out} exists; choose another --out, or delete it")
+    task = build_task(str(open_collection(trees).header["task"]))
+    pool = load_trees(trees)
+    use_torch_threads(threads, needed=proposer != "table")
+    chosen = build_proposer(proposer, task, temperature=temperature, top_p=top_p, device=device)
+    with progress("drawing from inner steps", 1000) as tell:
+        values = draw_inner_values(
+            task,
+            chosen,
+            pool,
+            nodes_per_problem=nodes_per_problem,
+            num_rollouts=num_rollouts,
+            seed=seed,
+            watch=lambda done, total: tell(round(1000 * done / max(1, total)), f"{done} of {total} steps"),
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_inner_values(out, values)
+    print(f"{out}: {len(values)} steps of {len(pool)} problems, {num_rollouts} draws from each")
+
+
+def _score(
+    pools: "list[list[ReasoningTree]]", scorer: str, base: str | None, device: str, threads: int, *, title: str
+) -> "list[ScoredTrees]":
+    """Each pool that is not empty, scored by one verifier."""
+    from arts.build import build_scorer, needs_torch
+    from arts.evaluate.scoring import score_with_progress
+
+    use_torch_threads(threads, needed=needs_torch(scorer))
+    built = build_scorer(scorer, base=base, device=device)
+    return [score_with_progress(built, pool, title) for pool in pools if pool]

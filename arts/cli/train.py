@@ -1,0 +1,136 @@
+"""`arts train`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from arts.cli.shared import DEVICE, THREADS, choice, say_if_unfinished, use_torch_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from arts.tree import ReasoningTree
+
+
+def _list_objectives(wanted: bool) -> None:
+    if wanted:
+        from arts.verifier.objectives import OBJECTIVES
+
+        for name, kind in OBJECTIVES.items():
+            print(f"{name:15s}{kind.paper}")
+        raise typer.Exit
+
+
+def train_command(
+    trees: Annotated[list[Path], typer.Argument(help="collections to train on")],
+    out: Annotated[Path, typer.Option(help="folder of the verifier; an interrupted run there goes on")],
+    backbone: Annotated[str, typer.Option(help="countdown (shipped) or hf:FOLDER")] = "countdown",
+    tuning: Annotated[str, typer.Option(help="lora, or full for backbones of a few million weights")] = "",
+    objective: Annotated[str, typer.Option(help="what is learned; --list-objectives names them")] = "rfm",
+    options: Annotated[
+        list[str] | None, typer.Option("--set", help="option of the objective, KEY=VALUE; repeat for several")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="paper: objective, rewards and network exactly as published")
+    ] = None,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="collections to validate on, instead of a share of the problems")
+    ] = None,
+    keep: Annotated[str, typer.Option(help="the weights with the best validation loss or picked_right")] = "loss",
+    list_objectives: Annotated[
+        bool, typer.Option("--list-objectives", is_eager=True, callback=_list_objectives, help="print them and stop")
+    ] = False,
+    reward_right: Annotated[float, typer.Option(help="R of a right answer")] = 10.0,
+    reward_wrong: Annotated[float, typer.Option(help="R of a wrong one, above 0")] = 0.1,
+    epochs: int = 2,
+    batch_trees: Annotated[int, typer.Option(help="problems a step")] = 4,
+    learning_rate: Annotated[float | None, typer.Option(help="peak; default: by tuning and size")] = None,
+    patience: Annotated[int, typer.Option(help="evaluations without progress before it stops")] = 6,
+    validation_share: Annotated[float, typer.Option(help="of the problems, kept from training")] = 0.05,
+    checkpoint_every_s: Annotated[float, typer.Option(help="seconds between checkpoints of an unfinished run")] = 60.0,
+    seed: int = 0,
+    device: DEVICE = "cpu",
+    threads: THREADS = 1,
+) -> None:
+    """Train a flow verifier on collected trees."""
+    from arts.build import build_new_verifier
+    from arts.console import progress
+
+    use_torch_threads(threads)
+    from arts.options import parse_options
+    from arts.verifier.model import VerifierSettings
+    from arts.verifier.objectives import RewardSettings, build_objective
+    from arts.verifier.train import TrainProgress, TrainSettings, train
+
+    if preset is not None:
+        _check_preset(preset, objective, options, (reward_right, reward_wrong), tuning)
+        tuning = "lora"
+    kind = type(build_objective(objective))  # an unknown name is the first thing to say
+    chosen = build_objective(objective, parse_options(kind, options or [], of=f"objective {objective}"))
+    settings = TrainSettings(
+        objective=chosen,
+        rewards=RewardSettings(right=reward_right, wrong=reward_wrong),
+        num_epochs=epochs,
+        batch_trees=batch_trees,
+        learning_rate=learning_rate,
+        patience=patience,
+        validation_share=validation_share,
+        keep=choice("keep", keep, ("loss", "picked_right")),  # type: ignore[arg-type]
+        checkpoint_every_s=checkpoint_every_s,
+        seed=seed,
+    )
+    trees_to_train, trees_to_validate = _stream(trees), _stream(validation) if validation else None
+    shape = VerifierSettings(
+        tuning=tuning or ("full" if backbone == "countdown" else "lora"), num_outputs=chosen.num_outputs
+    )
+    verifier = build_new_verifier(backbone, shape, device=device, seed=seed)
+    print("packing trees …", file=sys.stderr)
+    with progress("training", 1000) as tell:
+        note = ""
+
+        def watch(state: TrainProgress) -> None:
+            nonlocal note
+            if state.validation is not None:
+                note = f"validation loss {state.validation.loss:.3f}, picks right {state.validation.picked_right:.1%}"
+            tell(round(1000 * state.step / state.num_steps), f"step {state.step} loss {state.loss:.3f} {note}")
+
+        result = train(verifier, trees_to_train, settings, out, validation=trees_to_validate, watch=watch)
+    print(
+        f"{out}: trained on {result.num_trained_trees} trees in {result.num_steps} steps, {result.seconds:.0f} s; "
+        f"validation ({result.num_validation_trees} problems): loss {result.best.loss:.3f}, "
+        f"best-of-N picks right {result.best.picked_right:.1%}"
+    )
+    for line in result.notes:
+        print(line)
+    if result.skipped_batches:
+        print(f"{result.skipped_batches} batches were left out: their loss or gradient was not finite")
+
+
+def _check_preset(
+    preset: str, objective: str, options: list[str] | None, rewards: tuple[float, float], tuning: str
+) -> None:
+    """`paper` is Reasoning Flow Matching with rewards 10 and 0.1 on a LoRA verifier; nothing may contradict it."""
+    choice("preset", preset, ("paper",))
+    if objective != "rfm" or options or rewards != (10.0, 0.1) or tuning not in ("", "lora"):
+        raise ValueError(
+            "--preset paper fixes the objective (rfm without --set), the rewards (10 and 0.1) and the tuning (lora); "
+            "drop the preset or the options that differ from it"
+        )
+
+
+def _stream(folders: list[Path]) -> "Iterator[ReasoningTree]":
+    """The trees of several collections, one after another; a folder without any is refused at once."""
+    from itertools import chain
+
+    from arts.store import open_collection
+
+    collections = [open_collection(folder) for folder in folders]
+    for collection in collections:
+        if not collection.finished_shards():
+            raise ValueError(
+                f"{str(collection.folder)!r} holds no finished trees; run its `arts collect` command again"
+            )
+        say_if_unfinished(collection)
+    return chain.from_iterable(collection.trees() for collection in collections)
