@@ -42,7 +42,7 @@ format: .venv/.dev-installed  ## rewrite the code in our format, and fix what th
 
 clean:  ## remove the environment and caches; runs/ is kept
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find arts examples recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find arts benchmarks examples recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is written after its installation succeeded, so a broken one is taken up again.
 .venv/.torch-installed: constraints.txt

@@ -15,7 +15,7 @@ PAGES = sorted(
         *ROOT.glob("*.md"),
         *(
             page
-            for folder in ("docs", "arts", "examples", "recipes", "results")
+            for folder in ("docs", "arts", "benchmarks", "examples", "recipes", "results")
             for page in (ROOT / folder).rglob("*.md")
         ),
     ]

@@ -1,9 +1,12 @@
-"""One problem's tree as one sequence of its distinct tokens, so that every token is computed once.
+"""Trees as one sequence of their distinct tokens, so that every token is computed once.
 
 A token attends to the prompt, to the steps above its own and to the earlier tokens of its own step; its position is its
-depth in tokens. The result equals one row per path, up to rounding. Knows token ids and parents, no text and no model.
+depth in tokens. The result equals one row per path, up to rounding. Tokens lie depth first, so what a run of them
+attends to is short: the path to its first token, and the run itself. Attention is computed run by run (`Blocks`), and
+the work grows with the depth of a tree instead of its size; `tree_attention` does it. Knows token ids and parents, no
+text and no model.
 
-Shapes: B trees, L tokens (padded), N nodes.
+Shapes: T tokens of all trees, N nodes of all trees, R blocks of Q tokens, K keys of a block.
 """
 
 from collections.abc import Sequence
@@ -12,46 +15,57 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+_BLOCK_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
+# What a key costs a block besides its scores, in scores: it is gathered, and its gradient is added up. Fitted on a CPU
+# core to training steps with 4 heads of 32 (benchmarks/packing.py --block-size). The optimum is flat: 32 to 128 tokens
+# are level for paths of 30 tokens, 64 to 192 for paths of 200.
+_KEY_COST = 48
+
 
 class PackedTree(NamedTuple):
-    """One tree, or the part of it that was asked for, in packed form."""
+    """One tree, or the part of it that was asked for, depth first."""
 
     token_ids: list[int]
     positions: list[int]
     "depth of each token, counted in tokens from the start of the prompt"
-    token_node: list[int]
-    "index into `nodes` of the node that each token belongs to"
+    subtree_end: list[int]
+    "index behind the last token that lies below each token's node or in it: token q attends to k <= q < subtree_end[k]"
     nodes: list[int]
     "node ids in packed order, the root first"
     node_end: list[int]
     "index of the last token of each entry of `nodes`; an empty node ends where its parent does"
-    parent_index: list[int]
-    "index into `nodes` of each entry's parent; -1 at the root"
 
 
 def pack_tree(
     parents: Sequence[int], node_token_ids: Sequence[Sequence[int]], nodes: Sequence[int] | None = None
 ) -> PackedTree:
-    """Pack a tree, or the nodes named (which must hold the ancestors of each, in order of id).
+    """Pack a tree, or the nodes named (which must hold the ancestors of each).
 
     Args:
         parents: parent id of each node; -1 at the root, parents before children.
         node_token_ids: ids of each node; the root's are the prompt, at least one token.
     """
-    nodes = list(range(len(parents))) if nodes is None else list(nodes)
-    index_of = {node: index for index, node in enumerate(nodes)}
-    packed = PackedTree([], [], [], nodes, [], [])
-    depth_end: list[int] = []  # tokens from the start of the prompt to the end of each node
-    for index, node in enumerate(nodes):
-        parent_index = index_of[parents[node]] if parents[node] >= 0 else -1
-        start = depth_end[parent_index] if parent_index >= 0 else 0
-        ids = node_token_ids[node]
+    kept = set(range(len(parents)) if nodes is None else nodes)
+    children: list[list[int]] = [[] for _ in parents]
+    num_below = [len(node_token_ids[node]) if node in kept else 0 for node in range(len(parents))]
+    for node in sorted(kept - {0}, reverse=True):
+        num_below[parents[node]] += num_below[node]
+        children[parents[node]].append(node)
+    packed = PackedTree([], [], [], [], [])
+    end_of: dict[int, int] = {}
+    depth_of: dict[int, int] = {-1: 0}
+    stack = [0]
+    while stack:
+        node = stack.pop()
+        stack.extend(children[node])  # the last of them first
+        ids, parent, start = node_token_ids[node], parents[node], len(packed.token_ids)
         packed.token_ids.extend(ids)
-        packed.positions.extend(range(start, start + len(ids)))
-        packed.token_node.extend([index] * len(ids))
-        packed.parent_index.append(parent_index)
-        packed.node_end.append(len(packed.token_ids) - 1 if ids else packed.node_end[parent_index])
-        depth_end.append(start + len(ids))
+        packed.positions.extend(range(depth_of[parent], depth_of[parent] + len(ids)))
+        packed.subtree_end.extend([start + num_below[node]] * len(ids))
+        packed.nodes.append(node)
+        end_of[node] = len(packed.token_ids) - 1 if ids else end_of[parent]
+        depth_of[node] = depth_of[parent] + len(ids)
+        packed.node_end.append(end_of[node])
     return packed
 
 
@@ -88,46 +102,80 @@ def split_nodes(parents: Sequence[int], num_tokens: Sequence[int], max_tokens: i
     return [sorted(part) for part in parts]
 
 
+class Blocks(NamedTuple):
+    """The sequence cut into R runs of Q tokens (the last is filled up), and what each run attends to."""
+
+    key_index_RK: torch.Tensor
+    "tokens that a block attends to: the path to its first token, then its own; filled up to a multiple of 8"
+    mask_RQK: torch.Tensor
+    "True where a token attends to a key; what fills up the last block attends as the last token does"
+
+
 class PackedBatch(NamedTuple):
-    """Several packed trees, padded on the right."""
+    """Several packed trees, one behind the other; nothing is padded."""
 
-    input_ids_BL: torch.Tensor
-    position_ids_BL: torch.Tensor
-    attention_mask_B1LL: torch.Tensor
-    "True where row attends to column; padding attends to itself, so that no row is empty"
-    node_row: torch.Tensor
-    "row of every node of every tree, tree after tree [sum of N]"
-    node_column: torch.Tensor
-    "column of the last token of every node [sum of N]"
+    input_ids_T: torch.Tensor
+    position_ids_T: torch.Tensor
+    subtree_end_T: torch.Tensor
+    node_end_N: torch.Tensor
+    "last token of every node of every tree, tree after tree"
+    blocks: Blocks
+
+    def dense_mask_TT(self) -> torch.Tensor:
+        """The whole attention mask, for attention that cannot go by blocks."""
+        place_T = torch.arange(len(self.subtree_end_T))
+        return (place_T <= place_T[:, None]) & (place_T[:, None] < self.subtree_end_T)
 
 
-def pad_packed(trees: Sequence[PackedTree], pad_token_id: int) -> PackedBatch:
-    num_rows, length = len(trees), max(len(tree.token_ids) for tree in trees)
-    ids = np.full((num_rows, length), pad_token_id, dtype=np.int64)
-    positions = np.zeros((num_rows, length), dtype=np.int64)
-    mask = np.zeros((num_rows, length, length), dtype=bool)
-    mask[:, np.arange(length), np.arange(length)] = True
-    for row, tree in enumerate(trees):
-        size = len(tree.token_ids)
-        ids[row, :size] = tree.token_ids
-        positions[row, :size] = tree.positions
-        mask[row, :size, :size] = _ancestor_mask(tree)
+def join_packed(trees: Sequence[PackedTree], *, block_size: int | None = None) -> PackedBatch:
+    """Put trees behind one another.
+
+    Args:
+        block_size: tokens of a block; None: what the cost model finds cheapest.
+    """
+    starts = np.cumsum([0, *(len(tree.token_ids) for tree in trees)])[:-1].tolist()
+    position_ids = np.concatenate([np.asarray(tree.positions) for tree in trees])
+    subtree_end = np.concatenate(
+        [start + np.asarray(tree.subtree_end) for start, tree in zip(starts, trees, strict=True)]
+    )
+    node_end = np.concatenate([start + np.asarray(tree.node_end) for start, tree in zip(starts, trees, strict=True)])
     return PackedBatch(
-        torch.from_numpy(ids),
-        torch.from_numpy(positions),
-        torch.from_numpy(mask)[:, None],
-        torch.from_numpy(np.repeat(np.arange(num_rows), [len(tree.nodes) for tree in trees])),
-        torch.from_numpy(np.concatenate([np.asarray(tree.node_end) for tree in trees])),
+        torch.from_numpy(np.concatenate([np.asarray(tree.token_ids) for tree in trees])),
+        torch.from_numpy(position_ids),
+        torch.from_numpy(subtree_end),
+        torch.from_numpy(node_end),
+        _blocks(position_ids, subtree_end, block_size or cheapest_block_size(position_ids)),
     )
 
 
-def _ancestor_mask(tree: PackedTree) -> np.ndarray:
-    """[L, L] True where the column's node is the row's or above it, and the column does not come later."""
-    num_nodes = len(tree.nodes)
-    above = np.eye(num_nodes, dtype=bool)
-    for index, parent in enumerate(tree.parent_index):
-        if parent >= 0:
-            above[index] |= above[parent]
-    token_node = np.asarray(tree.token_node)
-    mask: np.ndarray = above[token_node][:, token_node] & np.tri(len(token_node), dtype=bool)
-    return mask
+def cheapest_block_size(position_ids: np.ndarray) -> int:
+    """Tokens of a block that make attention cheapest.
+
+    A block has as many keys as its own tokens and those above its first one: the position of that token. All blocks
+    are filled up to the largest. Small blocks repeat the keys above them, large ones score what they then mask.
+    """
+
+    def cost(size: int) -> float:
+        first = position_ids[::size]
+        return float(len(first) * (first.max() + size) * (size + _KEY_COST))
+
+    return min((min(size, len(position_ids)) for size in _BLOCK_SIZES), key=cost)
+
+
+def _blocks(position_ids: np.ndarray, subtree_end: np.ndarray, size: int) -> Blocks:
+    num_tokens = len(position_ids)
+    num_blocks = -(-num_tokens // size)
+    size = -(-num_tokens // num_blocks)  # all about equal: less to fill up
+    first = np.minimum(np.arange(num_blocks) * size, num_tokens - 1)
+    num_keys = int(position_ids[first].max()) + size
+    # Kernels of GPUs take a mask whose rows are aligned; -1 fills up.
+    key_index = np.full((num_blocks, num_keys + -num_keys % 8), -1, dtype=np.int64)
+    query = np.arange(num_blocks * size).reshape(num_blocks, size)
+    for block, start in enumerate(first):
+        above = np.flatnonzero(subtree_end[:start] > start)
+        key_index[block, : len(above)] = above
+        key_index[block, num_keys - size : num_keys] = np.where(query[block] < num_tokens, query[block], -1)
+    query = np.minimum(query, num_tokens - 1)[:, :, None]
+    key = key_index[:, None, :]
+    mask = (key >= 0) & (key <= query) & (query < subtree_end[key])
+    return Blocks(torch.from_numpy(np.maximum(key_index, 0)), torch.from_numpy(mask))

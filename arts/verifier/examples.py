@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from arts.lm.packing import PackedTree, pad_packed
+from arts.lm.packing import PackedTree, join_packed
 from arts.protocols import Aggregation, aggregate
 from arts.tree import LogPriorLaw, ReasoningTree
 from arts.verifier.model import FlowVerifier
@@ -25,7 +25,7 @@ from arts.verifier.objectives import (
     TreeFacts,
     join_targets,
 )
-from arts.verifier.scorer import pack_for, pad_id
+from arts.verifier.scorer import pack_for
 
 
 class Example(NamedTuple):
@@ -185,7 +185,7 @@ def split_by_problem(examples: Sequence[Example], share: float) -> tuple[list[Ex
 def predict(verifier: FlowVerifier, batch: Sequence[Example]) -> tuple[torch.Tensor, Batch]:
     """The head's output for every node of the examples [N, K], and their joined targets, on the verifier's device."""
     parts = [part for example in batch for part in example.parts]
-    output = verifier(pad_packed(parts, pad_id(verifier)))
+    output = verifier(join_packed(parts))
     index, offset = [], 0
     for example in batch:
         index.append(example.first_seen + offset)

@@ -7,7 +7,7 @@ It sees a tree as one packed sequence and returns log F(s) for every node. A sav
     adapter/                 LoRA weights (the base stays where it is), or
     backbone/                all weights of a fully trained backbone, and its tokenizer
 
-Shapes: B trees, L tokens, H hidden, N nodes of all trees of a batch, K outputs of the head.
+Shapes: T tokens and N nodes of all trees of a batch, H hidden, K outputs of the head.
 """
 
 import json
@@ -23,6 +23,7 @@ from torch import nn
 
 from arts.lm.load import LanguageModel, load_backbone, weight_files, weights_fingerprint
 from arts.lm.packing import PackedBatch
+from arts.lm.tree_attention import hidden_states, use_tree_attention
 from arts.store import write_atomically
 from arts.tree import ReasoningTree, StopReason
 
@@ -67,6 +68,7 @@ class FlowVerifier(nn.Module):
         self.language_model = language_model
         self.settings = settings
         self.card = card or {}
+        use_tree_attention(language_model.model)
         self.backbone = (
             _with_lora(language_model.model, settings) if settings.tuning == "lora" else language_model.model
         )
@@ -82,20 +84,9 @@ class FlowVerifier(nn.Module):
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
         """The head's output for every node of the batch [N, K]; the objective says what it means."""
-        device = self.language_model.device
-        mask_B1LL = batch.attention_mask_B1LL.to(device)
-        if self.backbone.dtype != torch.float32 or self.backbone.config._attn_implementation != "sdpa":
-            # Some kernels take no boolean mask in half precision, and eager attention adds the mask whatever its type.
-            lowest = torch.finfo(self.backbone.dtype).min
-            mask_B1LL = torch.zeros_like(mask_B1LL, dtype=self.backbone.dtype).masked_fill(~mask_B1LL, lowest)
-        hidden_BLH = self.backbone(
-            input_ids=batch.input_ids_BL.to(device),
-            attention_mask=mask_B1LL,
-            position_ids=batch.position_ids_BL.to(device),
-            use_cache=False,
-        ).last_hidden_state
-        step_end_NH = hidden_BLH[batch.node_row.to(device), batch.node_column.to(device)]
-        output_NK: torch.Tensor = self.head(step_end_NH.to(self.head[0].weight.dtype))
+        hidden_TH = hidden_states(self.backbone, batch)
+        step_end_NH = hidden_TH[batch.node_end_N.to(hidden_TH.device)]
+        output_NK: torch.Tensor = self.head(step_end_NH.to(next(self.head.parameters()).dtype))
         return output_NK
 
     def node_token_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:

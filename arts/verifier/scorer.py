@@ -8,22 +8,20 @@ from collections.abc import Sequence
 
 import torch
 
-from arts.console import progress
-from arts.lm.packing import PackedTree, pack_tree, pad_packed, split_nodes
+from arts.lm.packing import PackedTree, join_packed, pack_tree, split_nodes
 from arts.protocols import ScoredTrees
 from arts.tree import ReasoningTree
 from arts.verifier.model import FlowVerifier
 from arts.verifier.objectives import Objective, RewardSettings, build_objective
 
-MAX_PACKED_TOKENS = 2048  # of one sequence: the mask grows with its square
-_SCORED_AT_ONCE = 128
+MAX_PACKED_TOKENS = 16384  # of one sequence: it goes through the model whole, so memory grows with it
 
 
 class FlowScorer:
     """`Scorer` over a `FlowVerifier`.
 
     Args:
-        batch_tokens: padded tokens of one batch.
+        batch_tokens: tokens of one batch; a single tree may have more.
     """
 
     def __init__(self, verifier: FlowVerifier, *, batch_tokens: int = 8192) -> None:
@@ -43,7 +41,7 @@ class FlowScorer:
             distinct += num_tokens
         flows = [[0.0] * len(tree.nodes) for tree in trees]
         for batch in _batches(parts, self.batch_tokens):
-            output_NK = self.verifier(pad_packed([part for _, part in batch], self._pad_id))
+            output_NK = self.verifier(join_packed([part for _, part in batch]))
             log_flow = self.objective.log_flow(output_NK, self.rewards).tolist()
             position = 0
             for index, part in batch:
@@ -53,34 +51,11 @@ class FlowScorer:
         scored = [tree.with_log_flows(flow) for tree, flow in zip(trees, flows, strict=True)]
         return ScoredTrees(scored, sum(len(part.token_ids) for _, part in parts), distinct, self.scale)
 
-    @property
-    def _pad_id(self) -> int:
-        return pad_id(self.verifier)
-
-
-def score_with_progress(scorer: FlowScorer, trees: Sequence[ReasoningTree], title: str) -> ScoredTrees:
-    """Score many trees, some at a time, and show how far it is."""
-    scored: list[ReasoningTree] = []
-    computed = distinct = 0
-    with progress(title, len(trees)) as tell:
-        for start in range(0, len(trees), _SCORED_AT_ONCE):
-            part = scorer.score(trees[start : start + _SCORED_AT_ONCE])
-            scored.extend(part.trees)
-            computed += part.computed_tokens
-            distinct += part.distinct_tokens
-            tell(len(scored))
-    return ScoredTrees(scored, computed, distinct, scorer.scale)
-
 
 def trained_objective(verifier: FlowVerifier) -> tuple[Objective, RewardSettings]:
     """What a verifier was trained on, from its card; an untrained one counts as one of Reasoning Flow Matching."""
     described = dict(verifier.card.get("objective", {"name": "rfm"}))
     return build_objective(described.pop("name"), described), RewardSettings(**verifier.card.get("rewards", {}))
-
-
-def pad_id(verifier: FlowVerifier) -> int:
-    tokenizer = verifier.language_model.tokenizer
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
 
 
 def pack_for(verifier: FlowVerifier, tree: ReasoningTree) -> tuple[list[PackedTree], int]:
@@ -103,12 +78,15 @@ def pack_for(verifier: FlowVerifier, tree: ReasoningTree) -> tuple[list[PackedTr
 
 
 def _batches(parts: Sequence[tuple[int, PackedTree]], batch_tokens: int) -> list[list[tuple[int, PackedTree]]]:
-    """Group parts of similar length, so that little is padded."""
+    """Group parts up to a number of tokens; those of similar size share a batch."""
     batches: list[list[tuple[int, PackedTree]]] = []
+    size = 0
     for item in sorted(parts, key=lambda item: len(item[1].token_ids)):
         length = len(item[1].token_ids)
-        if batches and length * (len(batches[-1]) + 1) <= batch_tokens:
+        if batches and size + length <= batch_tokens:
             batches[-1].append(item)
         else:
             batches.append([item])
+            size = 0
+        size += length
     return batches

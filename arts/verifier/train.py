@@ -23,8 +23,6 @@ from arts.verifier.examples import Example, picked_right, predict, prepare, spli
 from arts.verifier.model import FlowVerifier, load_verifier
 from arts.verifier.objectives import RFM, Objective, RewardSettings, describe_objective
 
-_SORT_WINDOW = 8  # batches whose trees are sorted by size together, to pad little
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -196,17 +194,10 @@ class _Run:
         return [self.training[index] for index in self.batches[position]]
 
     def _shuffle(self, epoch: int) -> list[list[int]]:
-        """Batches of one epoch: a function of seed and epoch. Neighbours in size share a batch."""
-        generator = np.random.default_rng([self.settings.seed, epoch])
-        order = generator.permutation(len(self.training)).tolist()
+        """Batches of one epoch: a function of seed and epoch."""
+        order = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.training)).tolist()
         size = self.settings.batch_trees
-        batches: list[list[int]] = []
-        for start in range(0, len(order), size * _SORT_WINDOW):
-            window = order[start : start + size * _SORT_WINDOW]
-            by_size = sorted(window, key=lambda index: self.training[index].num_tokens)
-            cut = [by_size[start : start + size] for start in range(0, len(by_size), size)]
-            batches.extend(cut[index] for index in generator.permutation(len(cut)))
-        return batches
+        return [order[start : start + size] for start in range(0, len(order), size)]
 
     def _train_step(self, batch: Sequence[Example]) -> float:
         self.verifier.train()

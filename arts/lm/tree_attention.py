@@ -1,0 +1,94 @@
+"""Run a model over packed trees: attention by blocks of tokens that share the keys and values above them.
+
+Everything else of a model works on single tokens, so a batch is one row of distinct tokens without padding, and only
+attention has to know of trees. Keys and values of a token are computed once and handed to every block below it (a
+prompt cache that is expanded to the rows that use it, but at every node instead of the prompt alone); gradients flow
+back through the gather and add up: they are exact. It takes any model whose attention can be exchanged (transformers'
+AttentionInterface) and any device. FlexAttention would do the same on a GPU, but needs a compiler, and on a CPU it has
+no backward pass: one form that is tested everywhere is worth more.
+
+Shapes: B = 1 row, T tokens, H heads, D numbers of a head, R blocks of Q tokens, K keys of a block.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from arts.lm.packing import PackedBatch
+
+_NAME = "arts_tree"
+
+
+def use_tree_attention(model: Any) -> None:
+    """Let a model attend by blocks where it would use torch's scaled dot product; other kernels stay what they are."""
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(_NAME)
+
+
+def hidden_states(model: Any, batch: PackedBatch) -> torch.Tensor:
+    """Last hidden state of every token of packed trees [T, hidden]."""
+    device = model.device
+    blocks = batch.blocks
+    by_blocks = model.config._attn_implementation == _NAME
+    mask_RQK = (blocks.mask_RQK if by_blocks else batch.dense_mask_TT()[None]).to(device)
+    # Added to the scores: some kernels take no boolean mask in half precision, eager attention takes none at all.
+    bias_RQK = torch.zeros_like(mask_RQK, dtype=model.dtype).masked_fill(~mask_RQK, torch.finfo(model.dtype).min)
+    options = {}
+    if by_blocks:
+        # Heads that share keys become further queries of one head, so that keys are not copied for each.
+        num_shared = model.config.num_attention_heads // _num_key_value_heads(model.config)
+        bias_RQK = bias_RQK.repeat(1, num_shared, 1)
+        options["key_index_RK"] = blocks.key_index_RK.to(device)
+    output = model(
+        input_ids=batch.input_ids_T[None].to(device),
+        position_ids=batch.position_ids_T[None].to(device),
+        attention_mask=bias_RQK[:, None],  # transformers passes a mask of four dimensions on as it is
+        use_cache=False,
+        **options,
+    )
+    hidden_TH: torch.Tensor = output.last_hidden_state[0]
+    return hidden_TH
+
+
+def _num_key_value_heads(config: Any) -> int:
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+def _tree_attention(
+    module: torch.nn.Module,
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    key_index_RK: torch.Tensor | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' signature; the mask, [R, 1, heads that share keys x Q, K], is added to the scores.
+
+    Without `key_index_RK` it is plain attention: a verifier's backbone can still be called like any other model.
+    """
+    if key_index_RK is None:
+        output, _ = sdpa_attention_forward(
+            module, query_BHTD, key_BHTD, value_BHTD, attention_mask, dropout=dropout, scaling=scaling, **options
+        )
+        return output, None
+    (_, num_heads, num_tokens, dim), num_blocks = query_BHTD.shape, len(key_index_RK)
+    num_shared, size = num_heads // key_BHTD.shape[1], -(-num_tokens // num_blocks)
+    query = pad(query_BHTD[0], (0, 0, 0, num_blocks * size - num_tokens))
+    query = query.view(-1, num_shared, num_blocks, size, dim).permute(2, 0, 1, 3, 4).flatten(2, 3)
+    key, value = (
+        states_BHTD[0].transpose(0, 1)[key_index_RK].transpose(1, 2) for states_BHTD in (key_BHTD, value_BHTD)
+    )
+    output = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling)
+    output = output.unflatten(2, (num_shared, size)).permute(0, 3, 1, 2, 4).reshape(1, -1, num_heads, dim)
+    return output[:, :num_tokens], None
+
+
+AttentionInterface.register(_NAME, _tree_attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
