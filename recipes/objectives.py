@@ -22,6 +22,7 @@ import numpy as np
 import typer
 
 from arts.build import about, build_new_verifier, build_proposer, build_task, build_verifier
+from arts.evaluate.calibration import AS_SCORED, calibrate
 from arts.evaluate.inner import InnerValue, draw_inner_values, load_inner_values, save_inner_values
 from arts.evaluate.metrics import (
     Estimate,
@@ -105,7 +106,8 @@ def final_command(
     use_threads(1)
     quiet()
     pool = load_trees(COLLECTED / pool_name)
-    stage = "test" if pool_name == TEST else f"transfer:{pool_name}"
+    # Validation problems may be looked at again, for what the rows of `train` do not hold.
+    stage = {TEST: "test", VALIDATION: "validation+"}.get(pool_name, f"transfer:{pool_name}")
     inner_path = COLLECTED / f"{pool_name}-inner.jsonl"
     inner = load_inner_values(inner_path) if inner_path.exists() else None
     _append_pool(stage, pool)
@@ -113,6 +115,8 @@ def final_command(
         if _find(spec, stage) is None:
             scored = _score(spec, pool)
             row: dict[str, Any] = {"stage": stage, "spec": spec, "metrics": _metrics(pool, scored)}
+            if scored.scale.kind != "log_strength":  # strengths state no chance
+                row["calibration_error"] = round(calibrate(scored).quality[AS_SCORED].ece_mass.value or 0.0, 5)
             if inner is not None:
                 row["inner"] = _inner(scored, inner)
             _append(row)
@@ -157,8 +161,8 @@ def table_command(
                 groups.setdefault(_name(row["spec"]).split(f"-{one_size}-s")[0], []).append(row)
         pool = next((row["pool"] for row in rows if row["stage"] == f"pool:{stage}"), None)
         print(f"\n{one_size} training problems, {stage}\n")
-        print("| objective | seeds | BoN@2 | @4 | @8 | @16 | gap closed | rare | sibling pairs | problem pairs |")
-        print("|---|---|---|---|---|---|---|---|---|---|")
+        print("| objective | seeds | BoN@2 | @4 | @8 | @16 | gap closed | rare | sibling pairs | problem pairs | ECE |")
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
         ordered = sorted(groups.items(), key=lambda item: -float(np.mean([_accuracy(row).mean() for row in item[1]])))
         for name, own in ordered:
             print(_table_row(name, own, pool))
@@ -290,6 +294,8 @@ def _table_row(name: str, rows: Sequence[dict[str, Any]], pool: dict[str, str] |
     for key in INNER_SHOWN:
         own = [row["inner"][key] for row in rows if key in row.get("inner", {})]
         cells.append(f"{np.mean(own):.3f}" if own else "")
+    errors = [row["calibration_error"] for row in rows if "calibration_error" in row]
+    cells.append(f"{np.mean(errors):.3f}" if errors else "–")
     return "| " + " | ".join(cells) + " |"
 
 
