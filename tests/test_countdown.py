@@ -144,9 +144,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_solutions_are_wrong_and_quick(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     verdict = CountdownTask().judge(Problem(id="p", prompt=PAIR), text)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert not verdict.correct
     assert len(verdict.reason) < 100
 
