@@ -53,6 +53,7 @@ TRAIN, STOP, VALIDATION, TEST = "trees-a", "trees-b", "validation", "test-object
 NUM_STOP = 200  # trees whose loss decides which weights of a run are kept
 EPOCHS = {600: 4, 2400: 2}  # others: one
 SIZES_K = (1, 2, 4, 8, 16)
+DEFAULT_RATE = 3e-4
 INNER_SHOWN = ("siblings_pairs", "problem_pairs")
 
 
@@ -61,7 +62,7 @@ def train_command(
     size: Annotated[int, typer.Option(help="problems to train on")] = 2400,
     seed: Annotated[list[int], typer.Option(help="of the choice of problems, the head and the order; repeat")] = [0],  # noqa: B006
     objective: Annotated[list[str] | None, typer.Option(help="NAME or NAME:KEY=VALUE,...; default: all")] = None,
-    learning_rate: Annotated[list[float], typer.Option(help="a trial each; repeat")] = [3e-4],  # noqa: B006
+    learning_rate: Annotated[list[float], typer.Option(help="a trial each; repeat")] = [DEFAULT_RATE],  # noqa: B006
     reward_right: float = 10.0,
     reward_wrong: float = 0.1,
     trees: Annotated[str, typer.Option(help="collection below runs/countdown")] = TRAIN,
@@ -153,19 +154,28 @@ def table_command(
     stage: Annotated[str, typer.Option(help="test, validation, or transfer:POOL")] = "test",
 ) -> None:
     """Print the table of docs/experiments.md: mean over seeds, 95% bootstrap intervals over problems."""
-    rows = _rows()
     for one_size in size:
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            if row["stage"] == stage and row["spec"]["size"] == one_size:
-                groups.setdefault(_name(row["spec"]).split(f"-{one_size}-s")[0], []).append(row)
-        pool = next((row["pool"] for row in rows if row["stage"] == f"pool:{stage}"), None)
         print(f"\n{one_size} training problems, {stage}\n")
-        print("| objective | seeds | BoN@2 | @4 | @8 | @16 | gap closed | rare | sibling pairs | problem pairs | ECE |")
-        print("|---|---|---|---|---|---|---|---|---|---|---|")
-        ordered = sorted(groups.items(), key=lambda item: -float(np.mean([_accuracy(row).mean() for row in item[1]])))
-        for name, own in ordered:
-            print(_table_row(name, own, pool))
+        print("\n".join(table_lines(one_size, stage)))
+
+
+def table_lines(size: int, stage: str) -> list[str]:
+    """One row for each objective, option and learning rate, best first."""
+    rows = [row for row in _rows() if "spec" in row and row["spec"]["size"] == size]
+    extra = {(dump(row["spec"])): row for row in rows if row["stage"] == f"{stage}+"}
+    pool = next((row["pool"] for row in _rows() if row["stage"] in (f"pool:{stage}", f"pool:{stage}+")), None)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["stage"] == stage:
+            rate = row["spec"]["learning_rate"]
+            name = _name(row["spec"]).split(f"-{size}-s")[0] + ("" if rate == DEFAULT_RATE else f", rate {rate:g}")
+            groups.setdefault(name, []).append(extra.get(dump(row["spec"]), row))
+    ordered = sorted(groups.items(), key=lambda item: -float(np.mean([_accuracy(row).mean() for row in item[1]])))
+    return [
+        "| objective | seeds | BoN@2 | @4 | @8 | @16 | gap closed | rare | sibling pairs | problem pairs | ECE |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *(_table_row(name, own, pool) for name, own in ordered),
+    ]
 
 
 def _spec(
@@ -293,7 +303,7 @@ def _table_row(name: str, rows: Sequence[dict[str, Any]], pool: dict[str, str] |
         cells += [f"{np.mean([row['metrics'][key] for row in rows]):.3f}" for key in ("gap_closed", "rare")]
     for key in INNER_SHOWN:
         own = [row["inner"][key] for row in rows if key in row.get("inner", {})]
-        cells.append(f"{np.mean(own):.3f}" if own else "")
+        cells.append(f"{np.mean(own):.3f}" if own else "–")
     errors = [row["calibration_error"] for row in rows if "calibration_error" in row]
     cells.append(f"{np.mean(errors):.3f}" if errors else "–")
     return "| " + " | ".join(cells) + " |"
@@ -307,7 +317,7 @@ def _chosen(size: int, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """All seeds of each objective and its options, at the learning rate whose mean validated best-of-16 is highest."""
     groups: dict[str, dict[float, list[dict[str, Any]]]] = {}
     for row in _rows():
-        spec = row["spec"]
+        spec = row.get("spec")  # a pool has none
         if row["stage"] == "validation" and spec["size"] == size and (not names or spec["objective"] in names):
             key = json.dumps([spec["objective"], spec["options"], spec["rewards"], spec["trees"]])
             groups.setdefault(key, {}).setdefault(spec["learning_rate"], []).append(row)
@@ -331,7 +341,7 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _find(spec: dict[str, Any], stage: str) -> dict[str, Any] | None:
-    return next((row for row in _rows() if row["stage"] == stage and row["spec"] == spec), None)
+    return next((row for row in _rows() if row["stage"] == stage and row.get("spec") == spec), None)
 
 
 def _append(row: dict[str, Any]) -> None:

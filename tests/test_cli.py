@@ -116,6 +116,7 @@ def test_verifier_of_another_base_model_is_refused(
     assert "was trained on" in said
 
 
+@pytest.mark.timeout(400)  # six processes, each of which imports torch
 def test_collect_train_evaluate_from_the_shell(tmp_path: Path) -> None:
     train, pool, verifier, out = (str(tmp_path / name) for name in ("train", "pool", "verifier", "out"))
     drawn = run("collect", "--out", train, "--num-problems", "24", "--num-samples", "4")
@@ -124,8 +125,24 @@ def test_collect_train_evaluate_from_the_shell(tmp_path: Path) -> None:
     trained = run("train", train, "--out", verifier, "--epochs", "1", "--validation-share", "0.3")
     assert trained.returncode == 0, trained.stderr
     run("collect", "--out", pool, "--split", "test", "--pivots", "none", "--num-problems", "12", "--num-samples", "4")
-    shown = run("evaluate", "--trees", pool, "--verifier", "countdown", "--verifier", f"mine={verifier}", "--out", out)
+    values = str(tmp_path / "values.jsonl")
+    drawn = run("values", "--trees", pool, "--out", values, "--nodes-per-problem", "2", "--num-rollouts", "2")
+    assert drawn.returncode == 0, drawn.stderr
+    measured = ("--calibrate", train, "--inner-values", values)
+    shown = run(
+        "evaluate",
+        "--trees",
+        pool,
+        "--verifier",
+        "countdown",
+        "--verifier",
+        f"mine={verifier}",
+        "--out",
+        out,
+        *measured,
+    )
     assert shown.returncode == 0, shown.stderr
+    assert set(json.loads((tmp_path / "out" / "calibration.json").read_text())) == {"arts", "mine"}
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["num_problems"] == 12
     assert {"arts", "mine", "random", "majority", "oracle", "flow_vote"} <= set(results["selectors"])
