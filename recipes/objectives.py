@@ -2,7 +2,7 @@
 
     python recipes/objectives.py train --size 2400 --seed 0          # all objectives; one row each
     python recipes/objectives.py test  --size 2400                   # after the choice: the test problems, once
-    python recipes/objectives.py table                               # docs/experiments.md's table from the rows
+    python recipes/objectives_table.py                               # docs/experiments.md's tables from the rows
 
 `recipes/objectives.sh` has the whole experiment, what it costs, and the collections it needs (made by `arts collect`).
 Rows are appended to results/objectives.jsonl and keyed by everything that decides the result, so that a later run, or
@@ -25,10 +25,8 @@ from arts.build import about, build_new_verifier, build_proposer, build_task, bu
 from arts.evaluate.calibration import AS_SCORED, calibrate
 from arts.evaluate.inner import InnerValue, draw_inner_values, load_inner_values, save_inner_values
 from arts.evaluate.metrics import (
-    Estimate,
     argmax_accuracy,
     oracle_accuracy,
-    paired_bootstrap,
     random_accuracy,
     read_draws,
     read_log_flows,
@@ -38,7 +36,7 @@ from arts.lm.load import quiet, use_threads
 from arts.options import parse_options
 from arts.protocols import Aggregation, ScoredTrees
 from arts.store import dump, load_trees, open_collection
-from arts.tree import ReasoningTree
+from arts.tree import ReasoningTree, Rollout, Step, build_tree
 from arts.verifier.model import VerifierSettings
 from arts.verifier.objectives import OBJECTIVES, build_objective
 from arts.verifier.scorer import FlowScorer
@@ -54,7 +52,6 @@ NUM_STOP = 200  # trees whose loss decides which weights of a run are kept
 EPOCHS = {600: 4, 2400: 2}  # others: one
 SIZES_K = (1, 2, 4, 8, 16)
 DEFAULT_RATE = 3e-4
-INNER_SHOWN = ("siblings_pairs", "problem_pairs")
 
 
 @app.command("train")
@@ -66,6 +63,8 @@ def train_command(
     reward_right: float = 10.0,
     reward_wrong: float = 0.1,
     trees: Annotated[str, typer.Option(help="collection below runs/countdown")] = TRAIN,
+    chains: Annotated[int, typer.Option(help="main trajectories kept of each tree, without forks; 0: the tree")] = 0,
+    batch_trees: Annotated[int, typer.Option(help="problems a step")] = 4,
     part: Annotated[str, typer.Option(help="i/n: every n-th of the runs, for several processes")] = "0/1",
 ) -> None:
     """Train and validate; runs that have a row are left alone."""
@@ -73,7 +72,7 @@ def train_command(
     quiet()
     position, of = map(int, part.split("/"))
     specs = [
-        _spec(name, size, one_seed, rate, (reward_right, reward_wrong), trees)
+        _spec(name, size, one_seed, rate, (reward_right, reward_wrong), trees, chains, batch_trees)
         for one_seed in seed
         for rate in learning_rate
         for name in objective or list(OBJECTIVES)
@@ -97,8 +96,9 @@ def train_command(
 
 @app.command("test")
 def final_command(
-    size: Annotated[int, typer.Option(help="of the runs to test")] = 2400,
+    size: Annotated[list[int] | None, typer.Option(help="of the runs to test; repeat; default: all")] = None,
     objective: Annotated[list[str] | None, typer.Option(help="names; default: every objective with rows")] = None,
+    part: Annotated[str, typer.Option(help="i/n: every n-th of the runs, for several processes")] = "0/1",
     pool_name: Annotated[
         str, typer.Option("--pool", help="collection below runs/countdown; others show transfer")
     ] = TEST,
@@ -112,7 +112,8 @@ def final_command(
     inner_path = COLLECTED / f"{pool_name}-inner.jsonl"
     inner = load_inner_values(inner_path) if inner_path.exists() else None
     _append_pool(stage, pool)
-    for spec in _chosen(size, objective):
+    position, of = map(int, part.split("/"))
+    for spec in _chosen(size, objective)[position::of]:
         if _find(spec, stage) is None:
             scored = _score(spec, pool)
             row: dict[str, Any] = {"stage": stage, "spec": spec, "metrics": _metrics(pool, scored)}
@@ -148,38 +149,15 @@ def inner_command(
     print(f"{len(values)} nodes of {len(trees)} problems")
 
 
-@app.command("table")
-def table_command(
-    size: Annotated[list[int], typer.Option(help="repeat for several")] = [600, 2400],  # noqa: B006
-    stage: Annotated[str, typer.Option(help="test, validation, or transfer:POOL")] = "test",
-) -> None:
-    """Print the table of docs/experiments.md: mean over seeds, 95% bootstrap intervals over problems."""
-    for one_size in size:
-        print(f"\n{one_size} training problems, {stage}\n")
-        print("\n".join(table_lines(one_size, stage)))
-
-
-def table_lines(size: int, stage: str) -> list[str]:
-    """One row for each objective, option and learning rate, best first."""
-    rows = [row for row in _rows() if "spec" in row and row["spec"]["size"] == size]
-    extra = {(dump(row["spec"])): row for row in rows if row["stage"] == f"{stage}+"}
-    pool = next((row["pool"] for row in _rows() if row["stage"] in (f"pool:{stage}", f"pool:{stage}+")), None)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["stage"] == stage:
-            rate = row["spec"]["learning_rate"]
-            name = _name(row["spec"]).split(f"-{size}-s")[0] + ("" if rate == DEFAULT_RATE else f", rate {rate:g}")
-            groups.setdefault(name, []).append(extra.get(dump(row["spec"]), row))
-    ordered = sorted(groups.items(), key=lambda item: -float(np.mean([_accuracy(row).mean() for row in item[1]])))
-    return [
-        "| objective | seeds | BoN@2 | @4 | @8 | @16 | gap closed | rare | sibling pairs | problem pairs | ECE |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-        *(_table_row(name, own, pool) for name, own in ordered),
-    ]
-
-
 def _spec(
-    text: str, size: int, seed: int, learning_rate: float, rewards: tuple[float, float], trees: str
+    text: str,
+    size: int,
+    seed: int,
+    learning_rate: float,
+    rewards: tuple[float, float],
+    trees: str,
+    chains: int = 0,
+    batch_trees: int = 4,
 ) -> dict[str, Any]:
     name, _, options = text.partition(":")
     return {
@@ -190,7 +168,9 @@ def _spec(
         "learning_rate": learning_rate,
         "rewards": list(rewards),
         "trees": trees,
-        "epochs": EPOCHS.get(size, 1),
+        "epochs": 2 if chains or trees != TRAIN else EPOCHS.get(size, 1),
+        **({"chains": chains} if chains else {}),  # said only where it differs: rows are found by their whole spec
+        **({"batch_trees": batch_trees} if batch_trees != 4 else {}),
     }
 
 
@@ -198,6 +178,7 @@ def _name(spec: dict[str, Any]) -> str:
     options = ",".join(f"{key}={value}" for key, value in sorted(spec["options"].items()))
     rewards = "" if spec["rewards"] == [10.0, 0.1] else f"-r{spec['rewards'][0]:g}-{spec['rewards'][1]:g}"
     trees = "" if spec["trees"] == TRAIN else f"-{spec['trees']}"
+    trees += f"-chains{spec['chains']}" if "chains" in spec else ""
     return (
         f"{spec['objective']}{'-' + options if options else ''}{rewards}{trees}"
         f"-{spec['size']}-s{spec['seed']}-lr{spec['learning_rate']:g}"
@@ -210,6 +191,7 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
         objective=objective,
         rewards=replace(TrainSettings().rewards, right=spec["rewards"][0], wrong=spec["rewards"][1]),
         num_epochs=spec["epochs"],
+        batch_trees=spec.get("batch_trees", 4),
         learning_rate=spec["learning_rate"],
         evaluations_per_epoch=max(1, 4 // spec["epochs"]),
         patience=99,  # every run has the same number of steps
@@ -218,6 +200,8 @@ def _train(spec: dict[str, Any]) -> dict[str, Any]:
     shape = VerifierSettings(tuning="full", num_outputs=objective.num_outputs)
     verifier = build_new_verifier("countdown", shape, seed=spec["seed"])
     training = _some_problems(COLLECTED / spec["trees"], spec["size"], spec["seed"])
+    if "chains" in spec:
+        training = (_chains(tree, spec["chains"]) for tree in training)
     stop = islice(open_collection(COLLECTED / STOP).trees(), NUM_STOP)
     result = train(verifier, training, settings, RUNS / _name(spec), validation=stop)
     return {**result._asdict(), "best": result.best._asdict()}
@@ -231,6 +215,22 @@ def _some_problems(folder: Path, size: int, seed: int) -> Iterator[ReasoningTree
         raise ValueError(f"{folder} holds {total} trees, {size} are asked for; collect more")
     chosen = set(np.random.default_rng([seed, 7]).permutation(total)[:size].tolist())
     return (tree for index, tree in enumerate(collection.trees()) if index in chosen)
+
+
+def _chains(tree: ReasoningTree, count: int) -> ReasoningTree:
+    """The first main trajectories of a tree, without its forks: what collecting without forks would have drawn."""
+    verdicts = {tree.text(leaf.id): leaf.verdict for leaf in tree.leaves() if leaf.verdict is not None}
+    rollouts = []
+    for index, leaf in enumerate(tree.trunks[:count]):
+        steps = (Step(node.text, node.token_ids, node.log_prior, node.stop) for node in tree.path(leaf) if node.stop)
+        rollouts.append(Rollout(index, index, 0, tuple(steps)))
+    return build_tree(
+        tree.problem,
+        rollouts,
+        log_prior_law=tree.log_prior_law,
+        tokenizer=tree.tokenizer,
+        judge=verdicts.__getitem__,
+    )
 
 
 def _score(spec: dict[str, Any], pool: Sequence[ReasoningTree]) -> ScoredTrees:
@@ -285,41 +285,13 @@ def _append_pool(stage: str, pool: Sequence[ReasoningTree]) -> None:
         _append({"stage": f"pool:{stage}", "pool": packed})
 
 
-def _accuracy(row: dict[str, Any]) -> np.ndarray:
-    return np.array(row["metrics"]["per_problem"].split(), dtype=float)
-
-
-def _table_row(name: str, rows: Sequence[dict[str, Any]], pool: dict[str, str] | None) -> str:
-    accuracy_P = np.mean([_accuracy(row) for row in rows], axis=0)
-    estimate = paired_bootstrap(len(accuracy_P), seed=0)
-    cells = [name, str(len(rows))]
-    cells += [f"{np.mean([row['metrics']['best_of'][str(k)] for row in rows]):.3f}" for k in SIZES_K[1:-1]]
-    cells.append(_cell(estimate(accuracy_P, np.ones(len(accuracy_P)))))
-    if pool is not None:
-        chance_P, ceiling_P, rare_P = (np.array(pool[key].split(), dtype=float) for key in ("random", "oracle", "rare"))
-        cells.append(_cell(estimate(accuracy_P - chance_P, ceiling_P - chance_P)))
-        cells.append(_cell(estimate(accuracy_P * rare_P, rare_P)))
-    else:
-        cells += [f"{np.mean([row['metrics'][key] for row in rows]):.3f}" for key in ("gap_closed", "rare")]
-    for key in INNER_SHOWN:
-        own = [row["inner"][key] for row in rows if key in row.get("inner", {})]
-        cells.append(f"{np.mean(own):.3f}" if own else "–")
-    errors = [row["calibration_error"] for row in rows if "calibration_error" in row]
-    cells.append(f"{np.mean(errors):.3f}" if errors else "–")
-    return "| " + " | ".join(cells) + " |"
-
-
-def _cell(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
-def _chosen(size: int, names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """All seeds of each objective and its options, at the learning rate whose mean validated best-of-16 is highest."""
+def _chosen(sizes: Sequence[int] | None, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """All seeds of each setting, at the learning rate whose mean validated best-of-16 is highest."""
     groups: dict[str, dict[float, list[dict[str, Any]]]] = {}
-    for row in _rows():
-        spec = row.get("spec")  # a pool has none
-        if row["stage"] == "validation" and spec["size"] == size and (not names or spec["objective"] in names):
-            key = json.dumps([spec["objective"], spec["options"], spec["rewards"], spec["trees"]])
+    for row in (row for row in _rows() if row["stage"] == "validation"):
+        spec = row["spec"]
+        if (not sizes or spec["size"] in sizes) and (not names or spec["objective"] in names):
+            key = json.dumps({name: value for name, value in spec.items() if name not in ("seed", "learning_rate")})
             groups.setdefault(key, {}).setdefault(spec["learning_rate"], []).append(row)
     chosen = []
     for trials in groups.values():

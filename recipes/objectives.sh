@@ -48,4 +48,4 @@ $python -m arts collect "${pool[@]}" --split test --num-problems 300 --temperatu
 $python -m arts collect "${pool[@]}" --split test --num-problems 300 --task countdown:5 --first-problem 500 --out "$out/test-5b"
 $python recipes/objectives.py test --size 2400 --pool test-t06
 $python recipes/objectives.py test --size 2400 --pool test-5b
-$python recipes/objectives.py table --size 600 --size 2400
+$python recipes/objectives_table.py

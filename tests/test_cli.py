@@ -71,6 +71,8 @@ MISTAKES = [
     (("train", "T", "--out", "X", "--preset", "mine"), "--preset is 'mine'; allowed are paper"),
     (("train", "T", "--out", "X", "--keep", "last"), "--keep is 'last'"),
     (("evaluate", "--trees", "/no/such/folder", "--out", "X"), "holds no collection"),
+    (("evaluate", "--trees", "T", "--out", "X", "--aggregate", "max"), "--aggregate is 'max'; allowed are last, min"),
+    (("evaluate", "--trees", "T", "--out", "X", "--inner-values", "/no/such"), "is no file of inner values; make one"),
 ]
 
 

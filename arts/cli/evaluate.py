@@ -53,11 +53,11 @@ def evaluate_command(
 
     started = time.monotonic()
     aggregation = None if aggregate is None else choice("aggregate", aggregate, get_args(Aggregation))
+    values = load_inner_values(inner_values) if inner_values else []
     collection = open_collection(trees)
     say_if_unfinished(collection)
     task = build_task(str(collection.header["task"]))
     pool, others = load_trees(trees), load_trees(calibrate) if calibrate else []
-    values = load_inner_values(inner_values) if inner_values else []
     scored: dict[str, ScoredTrees] = {}
     scored_others: dict[str, ScoredTrees] = {}
     for name, scorer in named_scorers(verifier or []):

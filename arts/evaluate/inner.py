@@ -167,6 +167,10 @@ def save_inner_values(path: Path, values: Sequence[InnerValue]) -> None:
 
 def load_inner_values(path: Path) -> list[InnerValue]:
     """Raises ValueError where a line is damaged; names file and line."""
+    if not path.is_file():
+        raise ValueError(
+            f"{str(path)!r} is no file of inner values; make one with `arts values --trees DIR --out {path}`"
+        )
     values = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
