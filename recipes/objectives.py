@@ -144,6 +144,7 @@ def inner_command(
         nodes_per_problem=nodes_per_problem,
         num_rollouts=num_rollouts,
         seed=1,
+        journal=COLLECTED / f"{pool_name}-inner.journal",
     )
     save_inner_values(COLLECTED / f"{pool_name}-inner.jsonl", values)
     print(f"{len(values)} nodes of {len(trees)} problems")

@@ -92,6 +92,38 @@ def test_progress_is_told_and_impossible_numbers_are_refused() -> None:
             draw_inner_values(TASK, TableProposer(), [sampled()], **wrong)  # type: ignore[arg-type]
 
 
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("cut", [0, 9])
+def test_a_killed_run_goes_on_and_draws_nothing_twice(tmp_path: Path, cut: int) -> None:
+    trees = [sampled()] * 30  # 240 nodes: blocks of 64, 64, 64 and 48
+    journal = tmp_path / "values.journal"
+
+    def kill(done: int, total: int) -> None:
+        if done == 128:
+            raise Killed
+
+    whole = draw_inner_values(TASK, TableProposer(), trees, num_rollouts=2)
+    with pytest.raises(Killed):
+        draw_inner_values(TASK, TableProposer(), trees, num_rollouts=2, journal=journal, watch=kill)
+    if cut:  # the kill came in the middle of a write
+        journal.write_bytes(journal.read_bytes()[:-cut])
+    recorder = Recorder()
+    assert draw_inner_values(TASK, recorder, trees, num_rollouts=2, journal=journal) == whole  # type: ignore[arg-type]
+    assert len(recorder.requests) == (240 - 64 if cut else 240 - 128)
+    assert draw_inner_values(TASK, recorder, trees, num_rollouts=2, journal=journal) == whole  # type: ignore[arg-type]
+    assert len(recorder.requests) == (240 - 64 if cut else 240 - 128)  # all was there
+
+
+def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
+    journal = tmp_path / "values.journal"
+    draw_inner_values(TASK, TableProposer(), [sampled()], num_rollouts=2, journal=journal)
+    with pytest.raises(ValueError, match=r"values\.journal is the journal of another run"):
+        draw_inner_values(TASK, TableProposer(), [sampled()], num_rollouts=3, journal=journal)
+
+
 # --- which nodes ------------------------------------------------------------------------------------------------------
 
 

@@ -98,7 +98,10 @@ def values_command(
     device: DEVICE = "cpu",
     threads: THREADS = 1,
 ) -> None:
-    """Estimate the chance to end right from inner steps, by new draws: what a verifier's inner scores should say."""
+    """Estimate the chance to end right from inner steps, by new draws: what a verifier's inner scores should say.
+
+    A run that was killed goes on when the same command is given again.
+    """
     from arts.build import build_proposer, build_task
     from arts.console import progress
     from arts.evaluate.inner import draw_inner_values, save_inner_values
@@ -118,10 +121,11 @@ def values_command(
             nodes_per_problem=nodes_per_problem,
             num_rollouts=num_rollouts,
             seed=seed,
+            journal=(journal := out.with_name(out.name + ".journal")),
             watch=lambda done, total: tell(round(1000 * done / max(1, total)), f"{done} of {total} steps"),
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_inner_values(out, values)
+    journal.unlink(missing_ok=True)
     print(f"{out}: {len(values)} steps of {len(pool)} problems, {num_rollouts} draws from each")
 
 

@@ -7,6 +7,7 @@ model and no score.
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from arts.protocols import Proposer, Request, Task
+from arts.protocols import Proposer, Reply, Request, Task
 from arts.store import dump, write_atomically
 from arts.tree import Node, ReasoningTree, Step, StopReason, Usage
 
@@ -49,16 +50,22 @@ def draw_inner_values(
     num_rollouts: int = 32,
     max_new_tokens: int | None = None,
     seed: int = 0,
+    journal: Path | None = None,
     watch: Callable[[int, int], None] | None = None,
 ) -> list[InnerValue]:
     """Estimate the chance to end right from some inner nodes of every tree.
 
     Args:
         max_new_tokens: limit of a whole solution, prefix included, as in collecting; None: the task's.
+        journal: file that keeps what was drawn after every call of the proposer. Where it exists, the run that wrote it
+            goes on, with the same result as if it had not stopped.
         watch: told after every call of the proposer how many nodes are done, and of how many.
 
     Returns:
         One value a node; nodes whose rollouts all failed are left out.
+
+    Raises:
+        ValueError: the journal is that of another run (other trees, proposer or settings).
     """
     if nodes_per_problem < 1 or num_rollouts < 1:
         raise ValueError(f"{nodes_per_problem} nodes and {num_rollouts} rollouts; both must be at least 1")
@@ -68,19 +75,28 @@ def draw_inner_values(
         for tree in trees
         for node in choose_inner_nodes(tree, nodes_per_problem, seed=seed, max_new_tokens=limit)
     ]
-    values = []
-    for start in range(0, len(jobs), _NODES_AT_ONCE):
+    run = hashlib.sha256(repr((proposer.fingerprint, [request for _, _, request in jobs])).encode()).hexdigest()
+    blocks = _read_journal(journal, run) if journal else []
+    # Whole blocks, since a float32 model rounds by what it computes together.
+    for start in range(_NODES_AT_ONCE * len(blocks), len(jobs), _NODES_AT_ONCE):
         block = jobs[start : start + _NODES_AT_ONCE]
         replies = proposer.propose([request for _, _, request in block])
-        for (tree, node, request), reply in zip(block, replies, strict=True):
-            prefix = "".join(step.text for step in request.prefix)
-            ends = [right for steps in reply.draws if (right := _ends_right(task, tree, prefix, steps)) is not None]
-            if ends:
-                share = sum(ends) / len(ends)
-                values.append(InnerValue(tree.problem.id, node, prefix, share, len(ends), reply.usage))
+        blocks.append(
+            [value for job, reply in zip(block, replies, strict=True) for value in _judged(task, *job, reply)]
+        )
+        if journal:
+            _append_to_journal(journal, run, blocks[-1], first=start == 0)
         if watch:
             watch(start + len(block), len(jobs))
-    return values
+    return [value for block in blocks for value in block]
+
+
+def _judged(task: Task, tree: ReasoningTree, node: int, request: Request, reply: Reply) -> Iterator[InnerValue]:
+    """The value of one node; none where all rollouts failed."""
+    prefix = "".join(step.text for step in request.prefix)
+    ends = [right for steps in reply.draws if (right := _ends_right(task, tree, prefix, steps)) is not None]
+    if ends:
+        yield InnerValue(tree.problem.id, node, prefix, sum(ends) / len(ends), len(ends), reply.usage)
 
 
 def _request(tree: ReasoningTree, node: int, num_rollouts: int, limit: int, seed: int) -> Request:
@@ -146,23 +162,13 @@ def _distinct_inner_nodes(tree: ReasoningTree, max_new_tokens: int | None) -> It
             yield node.id
 
 
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
 def save_inner_values(path: Path, values: Sequence[InnerValue]) -> None:
     """Write one value a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        dump(
-            {
-                "problem": value.problem_id,
-                "node": value.node,
-                "text": value.text,
-                "value_01": value.value_01,
-                "rollouts": value.num_rollouts,
-                "usage": value.usage,
-            }
-        )
-        for value in values
-    ]
-    write_atomically(path, "".join(line + "\n" for line in lines))
+    write_atomically(path, "".join(dump(_value_to_json(value)) + "\n" for value in values))
 
 
 def load_inner_values(path: Path) -> list[InnerValue]:
@@ -178,6 +184,42 @@ def load_inner_values(path: Path) -> list[InnerValue]:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} line {number} is damaged: {error}") from error
     return values
+
+
+def _append_to_journal(path: Path, run: str, values: Sequence[InnerValue], *, first: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = dump({"run": run, "values": [_value_to_json(value) for value in values]}) + "\n"
+    with path.open("w" if first else "a", encoding="utf-8") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_journal(path: Path, run: str) -> list[list[InnerValue]]:
+    """The blocks that are on disk. A last line that was cut off is dropped there as well."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    rows = [json.loads(line) for line in whole]
+    if any(row["run"] != run for row in rows):
+        raise ValueError(
+            f"{path} is the journal of another run (other trees, proposer or settings); delete it or use them"
+        )
+    if len(whole) < len(lines):
+        write_atomically(path, "".join(whole))
+    return [[_value_from_json(value) for value in row["values"]] for row in rows]
+
+
+def _value_to_json(value: InnerValue) -> dict[str, Any]:
+    return {
+        "problem": value.problem_id,
+        "node": value.node,
+        "text": value.text,
+        "value_01": value.value_01,
+        "rollouts": value.num_rollouts,
+        "usage": value.usage,
+    }
 
 
 def _value_from_json(row: Mapping[str, Any]) -> InnerValue:
