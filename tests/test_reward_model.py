@@ -483,11 +483,9 @@ def test_folders_without_a_reward_model_are_refused(folder_of: Callable[[str], P
     with pytest.raises(ValueError, match="is damaged"):
         load_reward_model(tmp_path / "bare")
     headless = edited(folder_of("qwen2-causal"), tmp_path / "lm", architectures=["Qwen2ForTokenClassification"])
-    with pytest.raises(
-        ValueError, match=r"not hold all of a Qwen2ForTok.*: 2 tensors are missing, such as 'score\.bias'"
-    ):
+    with pytest.raises(ValueError, match=r"describes a Qwen2ForTok.*: 2 tensors are .* such as 'score\.bias'\. Give"):
         load_reward_model(headless)
-    with pytest.raises(ValueError, match=r"could not be loaded as a AutoModelForTokenClassification: .*"):
+    with pytest.raises(ValueError, match=r"the weights do not fit its config.json, .*'model\."):
         load_reward_model(edited(source, tmp_path / "sizes", hidden_size=16))
     mute = edited(source, tmp_path / "mute")
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

@@ -60,15 +60,30 @@ def load_causal_lm(folder: str | Path, *, dtype: torch.dtype | None = None, devi
     Raises:
         ValueError: the folder is missing or holds no such model.
     """
-    return _load(AutoModelForCausalLM, folder, dtype, device)
+    return load_folder(AutoModelForCausalLM, folder, dtype, device)
 
 
 def load_backbone(folder: str | Path, *, dtype: torch.dtype | None = None, device: str = "cpu") -> LanguageModel:
     """Load the same folder without its language-model head: hidden states for a verifier."""
-    return _load(AutoModel, folder, dtype, device)
+    return load_folder(AutoModel, folder, dtype, device)
 
 
-def _load(auto_class: Any, folder: str | Path, dtype: torch.dtype | None, device: str) -> LanguageModel:
+def load_folder(
+    model_class: Any,
+    folder: str | Path,
+    dtype: torch.dtype | None,
+    device: str,
+    *,
+    trust_remote_code: bool = False,
+    hint: str = "",
+) -> LanguageModel:
+    """Load a folder by any class of transformers, or say in words why not.
+
+    Args:
+        model_class: an AutoModel… or a model class.
+        trust_remote_code: run Python code that lies in the folder.
+        hint: what to do about weights that do not fit, for the error's text.
+    """
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise ValueError(
@@ -76,27 +91,31 @@ def _load(auto_class: Any, folder: str | Path, dtype: torch.dtype | None, device
             "give a local folder written by save_pretrained"
         )
     if not weight_files(path):
-        raise ValueError(f"{str(folder)!r} holds no *.safetensors weights; save the model with save_pretrained")
+        raise ValueError(
+            f"{str(folder)!r} holds no *.safetensors weights; other formats can run code when they are read. "
+            "Convert the model where you trust it: save_pretrained writes safetensors"
+        )
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device's library
         raise ValueError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else None
+    options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        AutoConfig.from_pretrained(path, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, padding_side="left")
-        options = {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = auto_class.from_pretrained(path, dtype=dtype or "auto", **options)
+        config = AutoConfig.from_pretrained(path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
+        options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = model_class.from_pretrained(path, config=config, dtype=dtype or "auto", **options)
     except Exception as error:  # damaged files raise errors of many types, some of them derived from Exception only
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{str(folder)!r} could not be loaded as a {auto_class.__name__}: {reason}") from error
+        raise ValueError(f"{str(folder)!r} could not be loaded as a {model_class.__name__}: {reason}") from error
     # transformers would go on with random numbers in place of these, and say so in a log only.
     absent = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
     if absent:
         raise ValueError(
             f"{str(folder)!r}: the weights do not fit its config.json, which describes a {type(model).__name__}: "
-            f"{len(absent)} tensors are missing or have another shape, such as {absent[0]!r}"
+            f"{len(absent)} tensors are missing or have another shape, such as {absent[0]!r}{hint}"
         )
     # Without its files a tokenizer is made of special tokens alone, and every other text vanishes in it.
     if len(tokenizer.get_vocab()) - len(tokenizer.added_tokens_decoder) < 2:

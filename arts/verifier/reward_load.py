@@ -8,21 +8,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     Qwen2ForSequenceClassification,
     Qwen2ForTokenClassification,
 )
 
-from arts.lm.load import LanguageModel, tokenizer_fingerprint, weight_files, weights_fingerprint
+from arts.lm.load import LanguageModel, load_folder
 from arts.verifier.reward_layout import Kind, RewardModelSettings
 
 _AUTO_CLASSES: dict[Kind, Any] = {
@@ -71,45 +68,18 @@ def load_reward_folder(folder: str | Path, settings: RewardModelSettings, device
     Raises:
         ValueError: the folder holds no such model, a damaged one, weights that do not fit its config, or its own code.
     """
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise ValueError(f"{str(folder)!r} is not a Hugging Face model folder (it has no config.json)")
-    if not weight_files(path):
-        raise ValueError(
-            f"{str(folder)!r} holds no *.safetensors weights; other formats can run code when they are read. "
-            "Convert the model where you trust it: save_pretrained writes safetensors"
-        )
-    kind, model_class = _kind_and_class(path, settings)
-    options = {"local_files_only": True, "trust_remote_code": settings.trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(path, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        dtype = torch.float32 if device == "cpu" else "auto"
-        model, report = model_class.from_pretrained(
-            path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
-        model.to(device).eval()
-    except Exception as error:  # damaged files raise errors of many types
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{str(folder)!r} could not be loaded as a {model_class.__name__}: {reason}") from error
-    # transformers goes on with random numbers in place of these: the head, where a folder holds a bare language model.
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{str(folder)!r} does not hold all of a {type(model).__name__}: {len(missing)} tensors are missing, such "
-            f"as {missing[0]!r}. Give the folder of a trained reward model, or name its kind"
-        )
-    # Without its files a tokenizer is made of special tokens alone, and every other text vanishes in it.
-    if len(tokenizer.get_vocab()) - len(tokenizer.added_tokens_decoder) < 2:
-        raise ValueError(f"{str(folder)!r} holds no tokenizer; save the one that belongs to the model there too")
-    fingerprints = weights_fingerprint(path), tokenizer_fingerprint(tokenizer)
-    return LanguageModel(model, tokenizer, *fingerprints, str(folder)), kind
+    kind, model_class = _kind_and_class(Path(folder), settings)
+    hint = ". Give the folder of a trained reward model, or name its kind"
+    remote = settings.trust_remote_code
+    return load_folder(model_class, folder, None, device, trust_remote_code=remote, hint=hint), kind
 
 
 def _kind_and_class(path: Path, settings: RewardModelSettings) -> tuple[Kind, Any]:
     """How the folder's model is read, and what loads it."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{str(path)!r} is not a Hugging Face model folder (it has no config.json)") from error
     except ValueError as error:
         raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
     architecture = next(iter(config.get("architectures") or []), "")
