@@ -128,3 +128,31 @@ class Scorer(Protocol):
     """A verifier: log F(s) for every node of every tree."""
 
     def score(self, trees: Sequence[ReasoningTree]) -> ScoredTrees: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Ask for the scores of the last steps of one path, as a search does that has the others already."""
+
+    problem: Problem
+    steps: tuple[Step, ...]
+    "the whole path, first step first; empty for the problem itself"
+    num_new: int = 1
+    "how many steps at its end are to be scored; 1 also for the problem itself"
+
+
+class ScoreReply(NamedTuple):
+    log_scores: tuple[float, ...]
+    "of the last `num_new` steps, first step first, on the scorer's scale"
+    computed_tokens: int
+    "tokens that went through the verifier for this request; those it still knew are not among them"
+
+
+class StepScorer(Protocol):
+    """A verifier that is asked while a tree grows."""
+
+    scale: ScoreScale
+
+    def score_steps(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
+        """Replies in the order of the requests. A request may rely on paths of those before it."""
+        ...

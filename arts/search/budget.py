@@ -1,0 +1,91 @@
+"""What a search may spend, and what it has spent. A draw reserves the most it could cost before it is made."""
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+
+class Bill(NamedTuple):
+    """What was spent. Both models are billed: the proposer by what a server would count, the verifier by its tokens."""
+
+    generated_tokens: int = 0
+    "drawn by the proposer"
+    verifier_tokens: int = 0
+    "that went through the verifier"
+    draws: int = 0
+    nodes: int = 0
+    prompt_tokens: int = 0
+    "sent to the proposer, once a request; no budget counts them"
+    requests: int = 0
+
+    def plus(self, other: "Bill") -> "Bill":
+        return Bill(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    @property
+    def total_tokens(self) -> int:
+        return self.generated_tokens + self.verifier_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The most a search may spend on one problem; None sets no limit. `seconds` end a search between two answers."""
+
+    generated_tokens: int | None = None
+    verifier_tokens: int | None = None
+    total_tokens: int | None = None
+    "of both models"
+    draws: int | None = None
+    nodes: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            limit = getattr(self, field.name)
+            if limit is not None and limit <= 0:
+                raise ValueError(f"budget: {field.name} is {limit}; it must be above 0, or left out for no limit")
+
+    @property
+    def bounds(self) -> dict[str, int]:
+        """The limits that are counted."""
+        names = ("generated_tokens", "verifier_tokens", "total_tokens", "draws", "nodes")
+        return {name: limit for name in names if (limit := getattr(self, name)) is not None}
+
+    def left(self, bill: Bill) -> "dict[str, int]":
+        return {name: limit - getattr(bill, name) for name, limit in self.bounds.items()}
+
+
+def longest_draw(left: dict[str, int], wanted: int, *, whole: bool, scored: bool, extra_scored: int = 0) -> int:
+    """How many tokens one draw may have, so that it stays within what is left whatever it turns out to be.
+
+    Args:
+        wanted: tokens it would like to have.
+        whole: a rollout: every token might be a step of its own. Otherwise it is one node.
+        scored: its tokens go through the verifier too.
+        extra_scored: tokens the verifier must read besides (the prompt, once).
+
+    Returns:
+        Tokens, at most `wanted`; below 1 where nothing is left.
+    """
+    limit = wanted
+    limit = min(limit, left.get("generated_tokens", limit))
+    if scored:
+        limit = min(limit, left.get("verifier_tokens", limit + extra_scored) - extra_scored)
+        limit = min(limit, (left.get("total_tokens", 2 * limit + extra_scored) - extra_scored) // 2)
+    else:
+        limit = min(limit, left.get("total_tokens", limit))
+    if left.get("draws", 1) < 1:
+        return 0
+    nodes = left.get("nodes", limit)
+    return min(limit, nodes) if whole else limit if nodes >= 1 else 0
+
+
+def reserve(left: dict[str, int], tokens: int, *, whole: bool, scored: bool, extra_scored: int = 0) -> dict[str, int]:
+    """What is left once a draw of that many tokens is counted at its most expensive."""
+    verifier = tokens + extra_scored if scored else 0
+    most = {
+        "generated_tokens": tokens,
+        "verifier_tokens": verifier,
+        "total_tokens": tokens + verifier,
+        "draws": 1,
+        "nodes": tokens if whole else 1,
+    }
+    return {name: amount - most[name] for name, amount in left.items()}

@@ -1,0 +1,108 @@
+"""Whole solutions drawn from the problem itself, and one of them chosen: best of N, votes, and when to stop drawing."""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from arts.search.answer import vote, votes
+from arts.search.strategy import Expand, Scores, Strategy, Waves
+from arts.search.tree import SearchTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Strategy):
+    """N solutions; with a budget, N more until it is spent."""
+
+    n: int = 16
+
+    def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
+        yield [Expand(0, self.n, whole=True)]
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfN(Pool):
+    """The solution with the highest score."""
+
+    id: ClassVar[str] = "best-of-n"
+    paper: ClassVar[str] = "Cobbe et al. 2021, arXiv 2110.14168; ARTS (arXiv 2602.12846) with the terminal flow"
+    scores: ClassVar[Scores] = "ends"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Majority(Pool):
+    """The answer that most solutions reach."""
+
+    id: ClassVar[str] = "majority"
+    paper: ClassVar[str] = "self-consistency, Wang et al. 2022, arXiv 2203.11171"
+    scores: ClassVar[Scores] = "none"
+
+    def answer(self, tree: SearchTree) -> int | None:
+        return vote(tree)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedVote(Pool):
+    """Every solution votes with its value, its stated chance to be right."""
+
+    id: ClassVar[str] = "weighted-vote"
+    paper: ClassVar[str] = "Li et al. 2022 (DIVERSE), arXiv 2206.02336"
+    scores: ClassVar[Scores] = "ends"
+
+    def answer(self, tree: SearchTree) -> int | None:
+        return vote(tree, tree.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowVote(Pool):
+    """Every solution votes with its flow: an answer's share of all the flow that was found."""
+
+    id: ClassVar[str] = "flow-vote"
+    paper: ClassVar[str] = "the flow of a set of leaves, from ARTS (arXiv 2602.12846)"
+    scores: ClassVar[Scores] = "ends"
+
+    def answer(self, tree: SearchTree) -> int | None:
+        return vote(tree, tree.flow)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfConsistency(Strategy):
+    """Draw until it is sure enough which answer has most votes.
+
+    With v1 votes for the first answer and v2 for the second, P(p1 > p2) under Beta(v1 + 1, v2 + 1) is that of at most
+    v1 heads in v1 + v2 + 1 fair throws.
+    """
+
+    id: ClassVar[str] = "self-consistency"
+    paper: ClassVar[str] = "Adaptive-Consistency, Aggarwal et al. 2023, arXiv 2305.11860"
+    scores: ClassVar[Scores] = "none"
+    n: int = 64
+    "most solutions"
+    window: int = 4
+    "solutions between two looks at the votes"
+    sure: float = 0.95
+
+    def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
+        drawn = 0
+        while drawn < self.n:
+            count = min(self.window, self.n - drawn)
+            yield [Expand(0, count, whole=True)]
+            drawn += count
+            if self._settled(tree):
+                return "settled"
+        return "complete"
+
+    def _settled(self, tree: SearchTree) -> bool:
+        totals = sorted(votes(tree)[0].values(), reverse=True)
+        first, second = (int(total) for total in [*totals, 0, 0][:2])
+        return first > 0 and lead_is_sure(first, second) >= self.sure
+
+    def answer(self, tree: SearchTree) -> int | None:
+        return vote(tree)
+
+
+def lead_is_sure(first: int, second: int) -> float:
+    """P(p > 1/2) for p ~ Beta(first + 1, second + 1)."""
+    throws = first + second + 1
+    return float(sum(math.comb(throws, heads) for heads in range(first + 1)) / (1 << throws))
