@@ -10,6 +10,7 @@ no backward pass: one form that is tested everywhere is worth more.
 Shapes: B = 1 row, T tokens, H heads, D numbers of a head, R blocks of Q tokens, K keys of a block.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from arts.lm.node_cache import KeyValuePool, Plan, Run, attend, plan
 from arts.lm.packing import PackedBatch
 
 _NAME = "arts_tree"
@@ -33,7 +35,7 @@ def hidden_states(model: Any, batch: PackedBatch) -> torch.Tensor:
     """Last hidden state of every token of packed trees [T, hidden]."""
     device = model.device
     blocks = batch.blocks
-    by_blocks = model.config._attn_implementation == _NAME
+    by_blocks = has_tree_attention(model)
     mask_RQK = (blocks.mask_RQK if by_blocks else batch.dense_mask_TT()[None]).to(device)
     # Added to the scores: some kernels take no boolean mask in half precision, eager attention takes none at all.
     bias_RQK = torch.zeros_like(mask_RQK, dtype=model.dtype).masked_fill(~mask_RQK, torch.finfo(model.dtype).min)
@@ -54,6 +56,33 @@ def hidden_states(model: Any, batch: PackedBatch) -> torch.Tensor:
     return hidden_TH
 
 
+def run_new_tokens(model: Any, runs: Sequence[Run], pool: KeyValuePool, **options: Any) -> Any:
+    """The model's output for new tokens whose paths are in a pool, which then holds theirs too; one row of T tokens.
+
+    Args:
+        options: for the model, such as `logits_to_keep`.
+    """
+    device = model.device
+    pass_plan = Plan(*(tensor.to(device) for tensor in plan(runs)))
+    bias_RQK = torch.zeros_like(pass_plan.mask_RQK, dtype=model.dtype)
+    bias_RQK = bias_RQK.masked_fill(~pass_plan.mask_RQK, torch.finfo(model.dtype).min)
+    num_shared = model.config.num_attention_heads // _num_key_value_heads(model.config)
+    return model(
+        input_ids=pass_plan.input_ids_T[None],
+        position_ids=pass_plan.position_ids_T[None],
+        attention_mask=bias_RQK.repeat(1, num_shared, 1)[:, None],
+        use_cache=False,
+        pool=pool,
+        pass_plan=pass_plan,
+        **options,
+    )
+
+
+def has_tree_attention(model: Any) -> bool:
+    """Whether `use_tree_attention` could exchange the model's attention; without it there is no pool either."""
+    return bool(model.config._attn_implementation == _NAME)
+
+
 def _num_key_value_heads(config: Any) -> int:
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
@@ -67,12 +96,18 @@ def _tree_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     key_index_RK: torch.Tensor | None = None,
+    pool: KeyValuePool | None = None,
+    pass_plan: Plan | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' signature; the mask, [R, 1, heads that share keys x Q, K], is added to the scores.
 
-    Without `key_index_RK` it is plain attention: a verifier's backbone can still be called like any other model.
+    With a pool, what lies above the new tokens comes from there. Without both it is plain attention: a verifier's
+    backbone can still be called like any other model.
     """
+    if pool is not None and pass_plan is not None and attention_mask is not None:
+        states = query_BHTD, key_BHTD, value_BHTD, attention_mask
+        return attend(module, *states, scaling=scaling, pool=pool, pass_plan=pass_plan), None
     if key_index_RK is None:
         output, _ = sdpa_attention_forward(
             module, query_BHTD, key_BHTD, value_BHTD, attention_mask, dropout=dropout, scaling=scaling, **options
