@@ -4,7 +4,7 @@ Whole-prefix scoring, which every other tool does, runs a path of S steps (S + 1
 its own tokens, and a step that was scored before costs nothing. Scores equal those of whole paths up to rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -55,18 +55,20 @@ class CachedFlowScorer:
         paths = [self.cache.path(self._token_ids(request)) for request in requests]
         computed = [0] * len(requests)
         batch: list[tuple[int, list[CachedNode]]] = []
-        size = 0
+        kept: set[CachedNode] = set()
+        num_new = num_kept = 0
         for index, (request, path) in enumerate(zip(requests, paths, strict=True)):
-            wanted = path[-request.num_new :]
-            if all(node.output is not None for node in wanted):
+            if all(node.output is not None for node in path[-request.num_new :]):
                 self.cache.touch(path)
                 continue
-            new = sum(len(node.token_ids) for node in path if node.slots is None)
-            if batch and size + new > min(self.batch_tokens, self.cache.pool.capacity // 2):
+            more = [node for node in path if node not in kept]
+            full = num_kept + _num_tokens(more) > self.cache.pool.capacity
+            if batch and (full or num_new + _num_missing(more) > self.batch_tokens):
                 self._compute(batch, computed)
-                batch, size = [], 0
+                batch, kept, more, num_new, num_kept = [], set(), path, 0, 0
             batch.append((index, path))
-            size += new
+            kept.update(more)
+            num_new, num_kept = num_new + _num_missing(more), num_kept + _num_tokens(more)
         if batch:
             self._compute(batch, computed)
         return [
@@ -79,7 +81,7 @@ class CachedFlowScorer:
         runs = self.cache.bring_in([path for _, path in batch])
         ran = {node for node, _ in runs}
         for index, path in batch:  # a node is billed to the first path that needs it
-            computed[index] = sum(len(node.token_ids) for node in path if node in ran)
+            computed[index] = _num_tokens(node for node in path if node in ran)
             ran.difference_update(path)
         if runs:
             output = run_new_tokens(self.verifier.backbone, [run for _, run in runs], self.cache.pool)
@@ -107,3 +109,11 @@ class CachedFlowScorer:
                 f"{self.verifier.max_positions}; use a backbone with a longer context, or shorter solutions"
             )
         return ids
+
+
+def _num_tokens(nodes: Iterable[CachedNode]) -> int:
+    return sum(len(node.token_ids) for node in nodes)
+
+
+def _num_missing(nodes: Iterable[CachedNode]) -> int:
+    return _num_tokens(node for node in nodes if node.slots is None)
