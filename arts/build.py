@@ -41,9 +41,13 @@ def build_task(name: str) -> Task:
 
 
 def build_proposer(
-    name: str, task: Task, *, temperature: float = 1.0, top_p: float = 1.0, device: str = "cpu"
+    name: str, task: Task, *, temperature: float = 1.0, top_p: float = 1.0, device: str = "cpu", keep_tokens: int = 0
 ) -> "Proposer":
-    """`countdown` (the shipped model), `hf:FOLDER`, or `table` (the toy task's own probabilities)."""
+    """`countdown` (the shipped model), `hf:FOLDER`, or `table` (the toy task's own probabilities).
+
+    Args:
+        keep_tokens: of a local model, tokens whose keys and values are kept between calls: for searches.
+    """
     if name == "table":
         from arts.proposers.table import TableProposer
 
@@ -55,7 +59,8 @@ def build_proposer(
 
     sampling = Sampling(temperature=temperature, top_p=top_p)
     language_model = load_causal_lm(proposer_folder(name), device=device)
-    return HFProposer(language_model, step_separator=task.step_separator, sampling=sampling)
+    separator = task.step_separator
+    return HFProposer(language_model, step_separator=separator, sampling=sampling, keep_tokens=keep_tokens)
 
 
 def proposer_folder(name: str) -> Path:

@@ -18,10 +18,11 @@ import pytest
 import torch
 from tiny_models import CONTEXT
 
+from arts.lm.decode import CacheDecoder, PoolDecoder
 from arts.lm.load import LanguageModel, load_causal_lm
 from arts.proposers import hf
 from arts.proposers.hf import HFProposer, Sampling, random_numbers
-from arts.protocols import Request
+from arts.protocols import Reply, Request
 from arts.tree import Problem, Rollout, Step, StopReason, Usage, Verdict, build_tree
 
 NAMES = ["qwen2", "gpt2", "llama"]
@@ -277,6 +278,47 @@ def test_each_prefix_is_prefilled_once_and_finished_rows_leave_the_batch(tiny: T
     alive = [sum(length > position for length in lengths) for position in range(1, max(lengths))]
     assert shapes == [(2, longest)] + [(count, 1) for count in alive]
     assert alive[-1] < 30
+
+
+@pytest.mark.parametrize("keep_tokens", [40, 5000])
+def test_kept_tokens_change_no_draw_and_are_not_run_again(
+    tiny: Tiny, keep_tokens: int, tiny_folder: Callable[[str], Path]
+) -> None:
+    """Step by step below what was drawn before, with room for everything and with room for little."""
+    tiny = load(tiny.name, tiny_folder, torch.float64)
+    plain, kept = tiny.proposer(), tiny.proposer(keep_tokens=keep_tokens)
+    assert isinstance(plain.decoder, CacheDecoder) and isinstance(kept.decoder, PoolDecoder)
+    pool = kept.decoder.cache
+    requests = [replace(ask(prompt, range(6)), whole=False) for prompt in ("abc", "a", "b b")]
+    drawn = 0
+    for level in range(3):
+        before = kept.decoder.computed_tokens
+        replies = kept.propose(requests)
+        assert same_draws(replies, plain.propose(requests))
+        drawn += sum(len(ids_of(draw)) for reply in replies for draw in reply.draws)
+        computed = kept.decoder.computed_tokens - before
+        prompts = sum(len(tiny.prompt_ids(request.problem.prompt)) for request in requests)
+        # Of a draw every token but the last is run on the way; that one is run when somebody goes on below it.
+        new = sum(len(ids_of(draw)) - 1 for reply in replies for draw in reply.draws)
+        if keep_tokens == 5000:
+            assert computed == new + (prompts if level == 0 else len(requests))
+        assert pool.pool.capacity - pool.pool.num_free <= keep_tokens
+        requests = [
+            replace(request, prefix=(*request.prefix, *draw), seeds=tuple(range(level, level + 4)))
+            for request, reply in zip(requests, replies, strict=True)
+            for draw in dict.fromkeys(reply.draws)
+            if draw[-1].stop is STOP
+        ][:6]
+    assert drawn > 40
+    rollouts = [replace(request, whole=True) for request in requests]
+    assert same_draws(kept.propose(rollouts), plain.propose(rollouts))
+    inner = [replace(rollouts[0], prefix=(*rollouts[0].prefix, *draw[:1])) for draw in kept.propose(rollouts)[0].draws]
+    inner = [request for request in inner if request.prefix[-1].stop is STOP]
+    assert same_draws(kept.propose(inner), plain.propose(inner))
+
+
+def same_draws(replies: Sequence[Reply], others: Sequence[Reply]) -> bool:
+    return [reply.draws for reply in replies] == [reply.draws for reply in others]
 
 
 def test_usage_counts_the_prefix_once_a_request_and_every_drawn_token(tiny: Tiny) -> None:

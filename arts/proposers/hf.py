@@ -1,6 +1,6 @@
 """A local Hugging Face causal model as proposer: `hf:FOLDER`, and the shipped Countdown model.
 
-Each distinct prefix is prefilled once and its key/value cache expanded over its draws; finished rows leave the batch.
+Each prefix is run once and shared by its draws, and by those that go on from it later; finished rows leave the batch.
 Sampling is our own (top_k is never applied), with a random stream per draw, so a draw depends on its seed and prefix;
 in float32 its rounding still depends on the batch, hence `batch_invariant` is False there. Knows no task and no file.
 
@@ -10,11 +10,12 @@ Shapes: R requests, B draws, T tokens, V vocabulary.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
+from arts.lm.decode import Parts, build_decoder
 from arts.lm.load import LanguageModel
 from arts.proposers.steps import StepSplitter
 from arts.protocols import Reply, Request
@@ -66,6 +67,8 @@ class HFProposer:
         language_model: from `load_causal_lm`.
         step_separator: the task's text between steps.
         max_rows: draws that run in one batch; more are done one batch after another.
+        keep_tokens: tokens whose keys and values are kept between calls, so that a search that goes on below a path
+            does not run it again. The rounding of a draw then depends on what was drawn before; collecting keeps none.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class HFProposer:
         step_separator: str,
         sampling: Sampling | None = None,
         max_rows: int = 1024,
+        keep_tokens: int = 0,
     ) -> None:
         self.language_model = language_model
         self.sampling = sampling or Sampling()
@@ -91,6 +95,7 @@ class HFProposer:
             raise ValueError(
                 f"{language_model.folder!r} names no end-of-sequence token; set eos_token_id in generation_config.json"
             )
+        self.decoder = build_decoder(language_model, keep_tokens=keep_tokens)
         self._context = getattr(model.config, "max_position_embeddings", 1 << 30)
         self.splitter = StepSplitter(
             lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
@@ -109,12 +114,13 @@ class HFProposer:
 
         A prefix that leaves no room in the model's context gives failed draws, so that one long problem ends no run.
         """
-        prefixes = [self._prefix_ids(request) for request in requests]
+        prefixes = [self._prefix_parts(request) for request in requests]
+        lengths = [sum(map(len, parts)) for parts in prefixes]
         rows = [
-            _Row(index, seed, min(request.max_new_tokens, self._context - len(prefixes[index])))
+            _Row(index, seed, min(request.max_new_tokens, self._context - lengths[index]))
             for index, request in enumerate(requests)
             for seed in request.seeds
-            if len(prefixes[index]) < self._context
+            if lengths[index] < self._context
         ]
         for start in range(0, len(rows), self.max_rows):
             self._draw(rows[start : start + self.max_rows], requests, prefixes)
@@ -124,26 +130,27 @@ class HFProposer:
         return [
             Reply(
                 tuple(self._steps(row, request) for row in members) or (_FAILED,) * len(request.seeds),
-                Usage(len(prefix), sum(len(row.ids) for row in members), 1) if members else Usage(),
+                Usage(length, sum(len(row.ids) for row in members), 1) if members else Usage(),
             )
-            for request, prefix, members in zip(requests, prefixes, by_request, strict=True)
+            for request, length, members in zip(requests, lengths, by_request, strict=True)
         ]
 
-    def _prefix_ids(self, request: Request) -> list[int]:
+    def _prefix_parts(self, request: Request) -> list[Sequence[int]]:
         if request.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens {request.max_new_tokens}; it must be at least 1")
-        prefix = self.language_model.prompt_ids(request.problem.prompt)
-        for step in request.prefix:
-            prefix.extend(step.token_ids)
-        return prefix
+        prompt = self.language_model.prompt_ids(request.problem.prompt)
+        return [prompt, *(step.token_ids for step in request.prefix)]
 
-    def _draw(self, rows: list[_Row], requests: Sequence[Request], prefixes: Sequence[Sequence[int]]) -> None:
-        cache, mask_RT, logits_RV, row_of_prefix = self._prefill(rows, prefixes)
-        expand = torch.tensor([row_of_prefix[row.request] for row in rows], device=logits_RV.device)
-        cache.batch_select_indices(expand)
-        mask_BT, logits_BV = mask_RT[expand], logits_RV[expand]
+    def _draw(self, rows: list[_Row], requests: Sequence[Request], prefixes: Sequence[Parts]) -> None:
+        wanted = sorted({row.request for row in rows})
+        place = {request: index for index, request in enumerate(wanted)}
+        logits_BV = self.decoder.start(
+            [prefixes[request] for request in wanted],
+            [place[row.request] for row in rows],
+            max(row.limit for row in rows),
+        )
         alive = list(rows)
-        while alive:
+        while True:
             tokens, log_priors = self._sample(logits_BV, alive)
             kept = []
             for position, (row, token, log_prior) in enumerate(zip(alive, tokens, log_priors, strict=True)):
@@ -151,44 +158,13 @@ class HFProposer:
                     kept.append(position)
             if not kept:
                 break
-            if len(kept) < len(alive):
-                index = torch.tensor(kept, device=logits_BV.device)
-                cache.batch_select_indices(index)
-                mask_BT = mask_BT[index]
-                alive = [alive[position] for position in kept]
-            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), 1)], dim=1)
-            output = self.language_model.model(
-                input_ids=torch.tensor([[row.ids[-1]] for row in alive], device=mask_BT.device),
-                attention_mask=mask_BT,
-                position_ids=mask_BT.sum(1, keepdim=True) - 1,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits_BV = output.logits[:, -1]
+            alive = [alive[position] for position in kept]
+            logits_BV = self.decoder.advance([row.ids[-1] for row in alive], kept)
+        self.decoder.finish([(self._parts(row), row.stop is StopReason.STOP) for row in rows])
 
-    def _prefill(
-        self, rows: Sequence[_Row], prefixes: Sequence[Sequence[int]]
-    ) -> tuple[DynamicCache, torch.Tensor, torch.Tensor, dict[int, int]]:
-        """Run every distinct prefix once, padded on the left."""
-        wanted = sorted({row.request for row in rows})
-        length = max(len(prefixes[request]) for request in wanted)
-        ids_RT = torch.zeros(len(wanted), length, dtype=torch.long)
-        mask_RT = torch.zeros(len(wanted), length, dtype=torch.long)
-        for index, request in enumerate(wanted):
-            size = len(prefixes[request])
-            ids_RT[index, length - size :] = torch.tensor(prefixes[request])
-            mask_RT[index, length - size :] = 1
-        ids_RT, mask_RT = ids_RT.to(self.language_model.device), mask_RT.to(self.language_model.device)
-        cache = DynamicCache(config=self.language_model.model.config)
-        output = self.language_model.model(
-            input_ids=ids_RT,
-            attention_mask=mask_RT,
-            position_ids=(mask_RT.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return cache, mask_RT, output.logits[:, -1], {request: index for index, request in enumerate(wanted)}
+    def _parts(self, row: _Row) -> Parts:
+        ends = [0, *self.splitter.split(row.ids)]
+        return [row.ids[start:end] for start, end in pairwise(ends)]
 
     def _sample(self, logits_BV: torch.Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
         """Draw one token a row by inverting the cumulative law at the row's own random number, in float64."""

@@ -6,6 +6,7 @@ its own tokens, and a step that was scored before costs nothing. Scores equal th
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
@@ -52,37 +53,32 @@ class CachedFlowScorer:
     @torch.inference_mode()
     def score_steps(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
         """Raises ValueError where a path is longer than the verifier's context, or than the cache."""
-        paths = [self.cache.path(self._token_ids(request)) for request in requests]
-        computed = [0] * len(requests)
-        batch: list[tuple[int, list[CachedNode]]] = []
+        replies: dict[int, ScoreReply] = {}
+        batch: list[_Wanted] = []
         kept: set[CachedNode] = set()
         num_new = num_kept = 0
-        for index, (request, path) in enumerate(zip(requests, paths, strict=True)):
-            if all(node.output is not None for node in path[-request.num_new :]):
+        for index, request in enumerate(requests):
+            path = self.cache.path(self._token_ids(request))
+            wanted = _Wanted(index, path, request.num_new)
+            if (known := wanted.scores()) is not None:
                 self.cache.touch(path)
+                replies[index] = ScoreReply(known, 0)
                 continue
             more = [node for node in path if node not in kept]
             full = num_kept + _num_tokens(more) > self.cache.pool.capacity
             if batch and (full or num_new + _num_missing(more) > self.batch_tokens):
-                self._compute(batch, computed)
+                replies |= self._compute(batch)
                 batch, kept, more, num_new, num_kept = [], set(), path, 0, 0
-            batch.append((index, path))
+            batch.append(wanted)
             kept.update(more)
             num_new, num_kept = num_new + _num_missing(more), num_kept + _num_tokens(more)
         if batch:
-            self._compute(batch, computed)
-        return [
-            ScoreReply(tuple(node.output for node in path[-request.num_new :]), own)
-            for request, path, own in zip(requests, paths, computed, strict=True)
-        ]
+            replies |= self._compute(batch)
+        return [replies[index] for index in range(len(requests))]
 
-    def _compute(self, batch: Sequence[tuple[int, list[CachedNode]]], computed: list[int]) -> None:
+    def _compute(self, batch: Sequence["_Wanted"]) -> dict[int, ScoreReply]:
         """Run what is missing of the paths, and keep a score on every node that ran."""
-        runs = self.cache.bring_in([path for _, path in batch])
-        ran = {node for node, _ in runs}
-        for index, path in batch:  # a node is billed to the first path that needs it
-            computed[index] = _num_tokens(node for node in path if node in ran)
-            ran.difference_update(path)
+        runs = self.cache.bring_in([wanted.path for wanted in batch])
         if runs:
             output = run_new_tokens(self.verifier.backbone, [run for _, run in runs], self.cache.pool)
             ends = torch.tensor([len(run.token_ids) for _, run in runs]).cumsum(0) - 1
@@ -91,10 +87,16 @@ class CachedFlowScorer:
             log_flows = self.objective.log_flow(self.verifier.head(hidden_NH.to(head_type)), self.rewards).tolist()
             for (node, _), log_flow in zip(runs, log_flows, strict=True):
                 node.output = log_flow
-        for _, path in batch:
-            for above, node in pairwise(path):
+        ran = {node for node, _ in runs}
+        replies = {}
+        for wanted in batch:
+            for above, node in pairwise(wanted.path):
                 if node.output is None:  # a step without tokens ends where the one above it does
                     node.output = above.output
+            # A node is billed to the first path that needs it.
+            replies[wanted.place] = ScoreReply(wanted.scores() or (), _num_tokens(ran.intersection(wanted.path)))
+            ran.difference_update(wanted.path)
+        return replies
 
     def _token_ids(self, request: ScoreRequest) -> list[Sequence[int]]:
         steps = (Node(id=index, parent=index - 1, **step._asdict()) for index, step in enumerate(request.steps, 1))
@@ -109,6 +111,17 @@ class CachedFlowScorer:
                 f"{self.verifier.max_positions}; use a backbone with a longer context, or shorter solutions"
             )
         return ids
+
+
+class _Wanted(NamedTuple):
+    place: int
+    path: list[CachedNode]
+    num_new: int
+
+    def scores(self) -> tuple[float, ...] | None:
+        """Of the new steps; None while one of them has none."""
+        found = tuple(node.output for node in self.path[-self.num_new :])
+        return None if None in found else found
 
 
 def _num_tokens(nodes: Iterable[CachedNode]) -> int:
