@@ -16,7 +16,7 @@ from arts.options import parse_options
 from arts.protocols import ScoreScale, Task
 
 if TYPE_CHECKING:
-    from arts.protocols import Proposer, Scorer
+    from arts.protocols import Proposer, Scorer, StepScorer
     from arts.verifier.model import FlowVerifier, VerifierSettings
 
 LOCAL_HINT = 'local models need torch: pip install "arts-llm[local]"'
@@ -115,6 +115,21 @@ def build_scorer(name: str, *, base: str | None = None, device: str = "cpu") -> 
     from arts.verifier.scorer import FlowScorer
 
     return FlowScorer(build_verifier(name, base=base, device=device))
+
+
+def build_step_scorer(name: str, proposer: "Proposer", *, base: str | None = None, device: str = "cpu") -> "StepScorer":
+    """The same for searches: a flow verifier keeps keys and values per step, all others read whole paths."""
+    from arts.search.whole_path import WholePathScorer
+
+    tokenizer = proposer.tokenizer_fingerprint
+    if name.partition(":")[0] not in ("python", "rm"):
+        from arts.lm.tree_attention import has_tree_attention
+        from arts.verifier.step_scorer import CachedFlowScorer
+
+        verifier = build_verifier(name, base=base, device=device)
+        if has_tree_attention(verifier.backbone):
+            return CachedFlowScorer(verifier, tokenizer=tokenizer)
+    return WholePathScorer(build_scorer(name, base=base, device=device), tokenizer=tokenizer)
 
 
 def url_options(settings_class: type[Any], options: str, *, of: str) -> dict[str, Any]:

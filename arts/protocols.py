@@ -6,7 +6,7 @@ Implementations are built where the program starts (`cli.py`, a recipe, a test) 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from arts.tree import LogPriorLaw, Problem, ReasoningTree, Step, Usage, Verdict
 
@@ -148,6 +148,7 @@ class ScoreReply(NamedTuple):
     "tokens that went through the verifier for this request; those it still knew are not among them"
 
 
+@runtime_checkable
 class StepScorer(Protocol):
     """A verifier that is asked while a tree grows."""
 
@@ -155,4 +156,8 @@ class StepScorer(Protocol):
 
     def score_steps(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
         """Replies in the order of the requests. A request may rely on paths of those before it."""
+        ...
+
+    def forget(self) -> None:
+        """Know nothing of what was scored so far, so that the next search pays for all it asks."""
         ...

@@ -11,6 +11,7 @@ import typer
 from arts.build import LOCAL_HINT
 from arts.cli.collect import collect_command
 from arts.cli.evaluate import evaluate_command, values_command
+from arts.cli.search import search_command
 from arts.cli.solve import demo_command, solve_command
 from arts.cli.train import train_command
 
@@ -26,6 +27,7 @@ app.command("collect")(collect_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("values")(values_command)
+app.command("search")(search_command)
 app.command("solve")(solve_command)
 app.command("demo")(demo_command)
 

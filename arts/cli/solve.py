@@ -15,25 +15,47 @@ def solve_command(
     proposer: PROPOSER = "countdown",
     verifier: VERIFIER = "countdown",
     backbone: BASE = None,
-    num_samples: Annotated[int, typer.Option(min=1, help="solutions to draw and choose from")] = 16,
+    num_samples: Annotated[int, typer.Option(min=1, help="N of best-of-N, where no strategy is given")] = 16,
+    strategy: Annotated[
+        str | None, typer.Option(help="how to search: ID or ID:KEY=VALUE,... of `arts search --list-strategies`")
+    ] = None,
+    budget_tokens: Annotated[int | None, typer.Option(min=1, help="the most tokens to generate")] = None,
     temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
     top_p: Annotated[float, typer.Option(help="nucleus sampling mass")] = 1.0,
+    live: Annotated[bool, typer.Option(help="show the tree while it grows")] = False,
     show_tree: Annotated[bool, typer.Option(help="draw all the solutions as a tree")] = False,
     seed: int = 0,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
 ) -> None:
-    """Solve one problem: draw solutions, choose the one with the highest flow, check it."""
-    from arts.build import build_proposer, build_scorer, build_task
+    """Solve one problem within a budget: search, choose the answer with the highest flow, check it."""
+    from arts.build import build_proposer, build_step_scorer, build_task
+    from arts.cli.live import watch_search
+    from arts.search.budget import Budget
+    from arts.search.strategies import parse_strategy
     from arts.solve import solve
 
     chosen_task = build_task(task)
+    rule = None if strategy is None else parse_strategy(strategy)
     parsed = chosen_task.parse(problem)
     print("loading models …", file=sys.stderr, flush=True)
     use_torch_threads(threads)
-    chosen_proposer = build_proposer(proposer, chosen_task, temperature=temperature, top_p=top_p, device=device)
-    scorer = build_scorer(verifier, base=backbone, device=device)
-    solution = solve(chosen_task, chosen_proposer, scorer, parsed, num_samples=num_samples, seed=seed)
+    sampling = {"temperature": temperature, "top_p": top_p}
+    chosen_proposer = build_proposer(proposer, chosen_task, **sampling, device=device, keep_tokens=1 << 15)
+    scorer = build_step_scorer(verifier, chosen_proposer, base=backbone, device=device)
+    budget = Budget(generated_tokens=budget_tokens)
+    with watch_search(budget, shown=live) as watch:
+        solution = solve(
+            chosen_task,
+            chosen_proposer,
+            scorer,
+            parsed,
+            num_samples=num_samples,
+            strategy=rule,
+            budget=budget,
+            seed=seed,
+            watch=watch,
+        )
     print("\n".join(solution.lines()))
     if show_tree:
         from arts.tree import draw_tree

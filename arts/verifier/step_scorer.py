@@ -76,6 +76,9 @@ class CachedFlowScorer:
             replies |= self._compute(batch)
         return [replies[index] for index in range(len(requests))]
 
+    def forget(self) -> None:
+        self.cache = NodeCache(self.cache.pool.capacity)
+
     def _compute(self, batch: Sequence["_Wanted"]) -> dict[int, ScoreReply]:
         """Run what is missing of the paths, and keep a score on every node that ran."""
         runs = self.cache.bring_in([wanted.path for wanted in batch])

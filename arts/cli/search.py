@@ -1,0 +1,107 @@
+"""`arts search`: strategies side by side at equal budgets."""
+
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from arts.cli.shared import BASE, DEVICE, PROPOSER, TASK, THREADS, VERIFIER, choice, use_torch_threads
+from arts.protocols import Split
+
+
+def list_strategies(wanted: bool) -> None:
+    """One strategy a line: id, what it looks at, paper."""
+    if not wanted:
+        return
+    from arts.search.strategies import STRATEGIES
+
+    needs = {"none": "no verifier", "ends": "scores of ends", "all": "scores of steps"}
+    width = max(map(len, STRATEGIES))
+    for name, strategy in STRATEGIES.items():
+        print(f"{name:<{width}}  {needs[strategy.scores]:<15}  {strategy.paper}")
+    raise typer.Exit
+
+
+LIST = Annotated[
+    bool, typer.Option("--list-strategies", callback=list_strategies, is_eager=True, help="print them and stop")
+]
+
+
+def search_command(
+    out: Annotated[Path, typer.Option(help="folder of the rows; what is there already is not searched again")],
+    strategy: Annotated[list[str], typer.Option(help="ID or ID:KEY=VALUE,...; repeat. The first is compared with")],
+    budget_tokens: Annotated[
+        list[int] | None, typer.Option(min=1, help="proposer tokens a problem; repeat. Default: no limit")
+    ] = None,
+    task: TASK = "countdown",
+    proposer: PROPOSER = "countdown",
+    verifier: VERIFIER = "countdown",
+    backbone: BASE = None,
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "validation",
+    num_problems: Annotated[int, typer.Option(min=1)] = 200,
+    first_problem: Annotated[int, typer.Option(min=0, help="place in the task's stream to start at")] = 0,
+    seed: Annotated[list[int] | None, typer.Option(help="of the draws; repeat for several. Default: 0")] = None,
+    temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="nucleus sampling mass")] = 1.0,
+    curves: Annotated[bool, typer.Option(help="note the answer at every budget below, in the rows")] = False,
+    device: DEVICE = "cpu",
+    threads: THREADS = 1,
+    list_strategies: LIST = False,
+) -> None:
+    """Compare search strategies on the same problems at equal token budgets.
+
+    A run that was stopped goes on, and strategies, budgets and seeds can be added to the same folder later.
+    """
+    from itertools import islice
+
+    from arts.build import build_proposer, build_step_scorer, build_task, needs_torch
+    from arts.console import progress
+    from arts.evaluate.searches import SearchSpec, run_specs, summarize, table_lines
+    from arts.search.strategies import STRATEGIES
+
+    choice("split", split, get_args(Split))
+    budgets: list[int | None] = [*budget_tokens] if budget_tokens else [None]
+    specs = [
+        SearchSpec(name, tokens, one) for one in seed or [0] for tokens in budgets for name in dict.fromkeys(strategy)
+    ]
+    for spec in specs:
+        spec.build()
+    chosen = build_task(task)
+    problems = list(islice(chosen.problems(split, 0), first_problem, first_problem + num_problems))  # type: ignore[arg-type]
+    if len(problems) < num_problems:
+        raise ValueError(f"task {task} has {len(problems)} problems there, {num_problems} were asked for")
+    scored = any(STRATEGIES[spec.strategy.partition(":")[0]].scores != "none" for spec in specs)
+    use_torch_threads(threads, needed=proposer != "table" or (scored and needs_torch(verifier)))
+    sampling = {"temperature": temperature, "top_p": top_p}
+    built = build_proposer(proposer, chosen, **sampling, device=device, keep_tokens=1 << 15)
+    scorer = build_step_scorer(verifier, built, base=backbone, device=device) if scored else None
+    header = {"task": task, "proposer": built.fingerprint, "verifier": _named(verifier), "split": split}
+    with progress("searching", len(specs) * len(problems)) as tell:
+        rows = run_specs(
+            out,
+            specs,
+            problems,
+            chosen,
+            built,
+            scorer,
+            header=header,
+            keep_curves=curves,
+            watch=lambda done, total: tell(done),
+        )
+    print("\n".join(table_lines(summarize(rows))))
+    print(f"{len(problems)} problems; tokens are means a problem; rows in {out}")
+
+
+def _named(verifier: str) -> str:
+    """A verifier by its weights where it is a folder, so that retraining it starts other rows."""
+    from arts.models import SHIPPED_VERIFIERS, shipped_folder
+
+    folder = shipped_folder(SHIPPED_VERIFIERS[verifier]) if verifier in SHIPPED_VERIFIERS else Path(verifier)
+    if not (folder / "verifier.json").exists():
+        return verifier
+    import hashlib
+
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return f"{folder.name} {digest.hexdigest()[:16]}"
