@@ -42,6 +42,7 @@ def prepare(verifier: FlowVerifier, trees: Iterable[ReasoningTree], settings: Tr
 
 # Three epochs of five steps, dropout on, a checkpoint after every step.
 SETTINGS = TrainSettings(
+    objective=RFM(),
     num_epochs=3,
     batch_trees=4,
     learning_rate=3e-3,

@@ -344,7 +344,8 @@ def test_nothing_is_unpickled() -> None:
             if isinstance(item, ast.Call):
                 called = ast.unparse(item.func)
                 assert called not in ("torch.load", "torch.save", "torch.jit.load", "np.load", "numpy.load"), path
-                assert "trust_remote_code" not in {keyword.arg for keyword in item.keywords}, path
+                remote = [ast.unparse(word.value) for word in item.keywords if word.arg == "trust_remote_code"]
+                assert not remote or remote == ["remote"], path  # what the user said, never switched on by us
 
 
 def test_a_folder_with_pickled_weights_only_is_refused(base: Path, tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ def train_command(
     out: Annotated[Path, typer.Option(help="folder of the verifier; an interrupted run there goes on")],
     backbone: Annotated[str, typer.Option(help="countdown (shipped) or hf:FOLDER")] = "countdown",
     tuning: Annotated[str, typer.Option(help="lora, or full for backbones of a few million weights")] = "",
-    objective: Annotated[str, typer.Option(help="what is learned; --list-objectives names them")] = "rfm",
+    objective: Annotated[
+        str | None,
+        typer.Option(help="what is learned; --list-objectives names them. Default: mean_flow, leaf_weight=4"),
+    ] = None,
     options: Annotated[
         list[str] | None, typer.Option("--set", help="option of the objective, KEY=VALUE; repeat for several")
     ] = None,
@@ -61,14 +64,15 @@ def train_command(
     use_torch_threads(threads)
     from arts.options import parse_options
     from arts.verifier.model import VerifierSettings
-    from arts.verifier.objectives import RewardSettings, build_objective
+    from arts.verifier.objectives import DEFAULT_OBJECTIVE, RFM, RewardSettings, build_objective, describe_objective
     from arts.verifier.train import TrainProgress, TrainSettings, train
 
     if preset is not None:
         _check_preset(preset, objective, options, (reward_right, reward_wrong), tuning)
         tuning = "lora"
-    kind = type(build_objective(objective))  # an unknown name is the first thing to say
-    chosen = build_objective(objective, parse_options(kind, options or [], of=f"objective {objective}"))
+    base = RFM() if preset else DEFAULT_OBJECTIVE if objective is None else build_objective(objective)
+    described = describe_objective(base) | parse_options(type(base), options or [], of=f"objective {base.name}")
+    chosen = build_objective(described.pop("name"), described)
     settings = TrainSettings(
         objective=chosen,
         rewards=RewardSettings(right=reward_right, wrong=reward_wrong),
@@ -109,11 +113,11 @@ def train_command(
 
 
 def _check_preset(
-    preset: str, objective: str, options: list[str] | None, rewards: tuple[float, float], tuning: str
+    preset: str, objective: str | None, options: list[str] | None, rewards: tuple[float, float], tuning: str
 ) -> None:
     """`paper` is Reasoning Flow Matching with rewards 10 and 0.1 on a LoRA verifier; nothing may contradict it."""
     choice("preset", preset, ("paper",))
-    if objective != "rfm" or options or rewards != (10.0, 0.1) or tuning not in ("", "lora"):
+    if objective not in (None, "rfm") or options or rewards != (10.0, 0.1) or tuning not in ("", "lora"):
         raise ValueError(
             "--preset paper fixes the objective (rfm without --set), the rewards (10 and 0.1) and the tuning (lora); "
             "drop the preset or the options that differ from it"

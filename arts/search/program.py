@@ -6,21 +6,25 @@
     search.result()
 
 Replies are taken in the order of the requests, so it does not matter when they arrive. The budget holds whatever the
-proposer does: a draw reserves the most it may cost, is cut to what is left, and waits until it is known what those
-before it cost. Stopping at any time (`cancel`) gives the best answer so far.
+draws turn out to be: a draw reserves the most it may cost, is cut to what is left, and waits until it is known what
+those before it cost. Stopping at any time (`cancel`) gives the best answer so far.
 """
 
 import hashlib
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from functools import partial
+from typing import NamedTuple
 
 from arts.protocols import Reply, Request, ScoreReply, ScoreRequest, ScoreScale
 from arts.search.budget import Bill, Budget, longest_draw, reserve
+from arts.search.replies import checked_draws, checked_scores
 from arts.search.strategy import Expand, Strategy
 from arts.search.tree import SearchTree
-from arts.tree import LogPriorLaw, Problem, ReasoningTree, Verdict
+from arts.tree import LogPriorLaw, Problem, ReasoningTree, StopReason, Usage, Verdict
 
 _MOST_AT_ONCE = 256  # draws of one ask, however many a strategy wishes for
 
@@ -56,10 +60,11 @@ class SearchResult:
     answer: int | None
     bill: Bill
     stopped: str
-    "budget, settled, complete, cancelled, or failed: ..."
+    "budget, settled, complete, cancelled, failed: ..., or running where it was not stopped"
     counts: dict[str, int]
     "draws that failed, did not finish, were empty or repeated themselves"
     curve: tuple[CurvePoint, ...] = ()
+    "one point for every change, the first at no cost, the last what this result says"
 
     @property
     def text(self) -> str | None:
@@ -74,14 +79,6 @@ class SearchResult:
     def covered(self) -> bool:
         """A right solution is in the tree, chosen or not."""
         return any(node.verdict is not None and node.verdict.correct for node in self.tree.nodes)
-
-
-class _Terms(TypedDict):
-    """What a draw may cost besides its tokens."""
-
-    whole: bool
-    scored: bool
-    extra_scored: int
 
 
 @dataclass
@@ -102,8 +99,11 @@ class Search:
         max_new_tokens: limit of one solution.
         seed: equal seeds draw the same, whatever else runs beside it. Draws from the problem itself are the same for
             every strategy, so that strategies are compared on shared draws where they can be.
-        prompt_tokens: of the problem, for the verifier's bill.
-        keep_curve: note after every answer what stopping there would give.
+        prompt_tokens: of the problem, as the verifier reads it; 0: learnt from its first bill, so that this one only is
+            not sure to stay within the budget.
+        verifier_caches: the verifier keeps what it has read, so that a path costs it the new tokens only and the prompt
+            once. False: a path may cost all its tokens and the prompt every time, and that much is reserved for it.
+        keep_curve: note after every reply what stopping there would give.
     """
 
     def __init__(
@@ -117,54 +117,80 @@ class Search:
         scale: ScoreScale | None = None,
         seed: int = 0,
         prompt_tokens: int = 0,
+        verifier_caches: bool = False,
         keep_curve: bool = False,
     ) -> None:
         self.problem, self.strategy, self.budget = problem, strategy, budget
-        self.tree = SearchTree(problem, scale=scale, judge=judge, max_new_tokens=max_new_tokens)
+        self._scored = strategy.scores != "none"
+        self.tree = SearchTree(problem, scale=scale, judge=judge, max_new_tokens=max_new_tokens, scored=self._scored)
         self.bill = Bill()
         self.stopped: str | None = None
-        self._seed, self._prompt_tokens = seed, prompt_tokens
+        self._seed, self._verifier_caches = seed, verifier_caches
+        self._prompt_tokens, self._prompt_is_known = prompt_tokens, prompt_tokens > 0
         self._rng = random.Random(f"search {seed} {problem.id}")
         self._waves = strategy.grow(self.tree, self._rng)
         self._wave: list[_Open] = []
         self._replies: list[list[int]] = []
         self._started = False
-        self._draws_at_start = 0
+        self._left_at_start = budget.left(self.bill)
         self._asked: DrawAsk | ScoreAsk | None = None
         self._served: list[_Open] = []
+        self._is_cut = False
         self._unscored: list[list[int]] = []
         self._waiting: set[int] = set()
         self._num_drawn: dict[tuple[int, bool], int] = {}
-        self._keep_curve = keep_curve
-        self._curve: list[CurvePoint] = []
+        self._curve = [CurvePoint(0, 0, None, False, False)] if keep_curve else []
         if strategy.scores == "all":
-            self._wait_for_score([0])
+            self._wait_for_score(0)
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def ask(self) -> DrawAsk | ScoreAsk | None:
-        """What is wanted now; the same again until it is told. None once the search is over."""
-        while self._asked is None and self.stopped is None:
-            if self._unscored:
-                self._asked = ScoreAsk(tuple(map(self._score_request, self._unscored)))
-            elif self._wave:
-                self._asked = self._draws()
-            else:
-                self._next_wave()
+        """What is wanted now; the same again until it is told. None once the search is over.
+
+        Raises:
+            ValueError: the strategy does what it must not; the search has then failed, as for any error of its own.
+        """
+        with self._failing():
+            while self._asked is None and self.stopped is None:
+                if self._unscored:
+                    self._asked = self._scores()
+                elif self._wave:
+                    self._asked = self._draws()
+                else:
+                    self._next_wave()
         return self._asked
 
     def tell(self, replies: Sequence[Reply] | Sequence[ScoreReply]) -> None:
-        """Answer the last `ask`, request by request, in its order."""
-        asked, self._asked = self._asked, None
+        """Answer the last `ask`, request by request, in its order.
+
+        Raises:
+            ValueError: these are no replies to it; nothing is taken of them, and it may be told again.
+        """
+        asked = self._asked
         if asked is None or len(replies) != len(asked.requests):
             wanted = 0 if asked is None else len(asked.requests)
             raise ValueError(f"{len(replies)} replies to {wanted} requests; answer every request of the last ask")
         if isinstance(asked, DrawAsk):
-            self._take_draws([reply for reply in replies if isinstance(reply, Reply)])
+            draws = [checked_draws(*pair) for pair in zip(asked.requests, replies, strict=True)]
+            take = partial(self._take_draws, draws)
         else:
-            self._take_scores([reply for reply in replies if isinstance(reply, ScoreReply)])
-        if self._keep_curve and not self._unscored:
-            self._note()
+            scores = [checked_scores(*pair) for pair in zip(asked.requests, replies, strict=True)]
+            take = partial(self._take_scores, scores)
+        self._asked = None
+        with self._failing():
+            take()
+            if self._curve:
+                self._note()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """An error of the strategy or the judge ends the search, which keeps what it had."""
+        try:
+            yield
+        except Exception as error:
+            self.cancel(failure(error))
+            raise
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Stop now. What was told so far counts; what was asked and not told does not."""
@@ -174,21 +200,27 @@ class Search:
             self._waves.close()
 
     def result(self, *, log_prior_law: LogPriorLaw = "raw", tokenizer: str | None = None) -> SearchResult:
-        """The best finished answer so far; at any time."""
+        """The best finished answer so far; at any time. What still lacks its score is no answer yet."""
+        usage = Usage(self.bill.prompt_tokens, self.bill.generated_tokens, self.bill.requests)
+        stopped = self.stopped or "running"
+        try:
+            answer = self._answer()
+        except Exception as error:
+            answer, stopped = None, failure(error)
         return SearchResult(
-            self.tree.frozen(log_prior_law=log_prior_law, tokenizer=tokenizer),
-            self._answer(),
+            self.tree.frozen(log_prior_law=log_prior_law, tokenizer=tokenizer, usage=usage),
+            answer,
             self.bill,
-            self.stopped or "running",
+            stopped,
             dict(self.tree.counts),
             tuple(self._curve),
         )
 
     def _answer(self) -> int | None:
-        # After a cut the newest ends may lack their score: they are no answers yet.
-        if self.strategy.scores == "none" or all(self.tree.log_score[node] is not None for node in self.tree.answers):
-            return self.strategy.answer(self.tree)
-        return None if not self._curve else self._curve[-1].answer
+        node = self.strategy.answer(self.tree)
+        if node is not None and not self.tree.is_answer(node):
+            raise ValueError(f"strategy {self.strategy.id} answered with node {node}, which is not finished")
+        return node
 
     def _next_wave(self) -> None:
         try:
@@ -200,18 +232,23 @@ class Search:
         except StopIteration as end:
             self._end_of_strategy(end.value)
             return
-        self._replies = [[] for _ in wave]
-        self._wave = [_Open(expand, expand.count, ends) for expand, ends in zip(wave, self._replies, strict=True)]
         for expand in wave:
-            if expand.count < 1 or not self.tree.is_open(expand.node):
+            known = 0 <= expand.node < len(self.tree)
+            if expand.count < 1 or not known or not self.tree.is_open(expand.node):
                 raise ValueError(f"strategy {self.strategy.id} yielded {expand}: not a draw from a path that can go on")
         if not wave:
             raise ValueError(f"strategy {self.strategy.id} yielded an empty wave; it must return to stop")
+        self._replies = [[] for _ in wave]
+        self._wave = [_Open(expand, expand.count, ends) for expand, ends in zip(wave, self._replies, strict=True)]
 
     def _end_of_strategy(self, reason: str | None) -> None:
-        """A rule that came to its end starts again while that can still change anything."""
-        if reason is None and self.budget.bounds and self.bill.draws > self._draws_at_start:
-            self._draws_at_start = self.bill.draws
+        """A rule that came to its end starts again, unless it went through without using up any of the budget.
+
+        It would do so for ever where all draws fail and tokens are counted, or where no node is new and nodes are.
+        """
+        left = self.budget.left(self.bill)
+        if reason is None and left != self._left_at_start:
+            self._left_at_start = left
             self._waves = self.strategy.grow(self.tree, self._rng)
             self._started = False
         else:
@@ -221,16 +258,18 @@ class Search:
 
     def _draws(self) -> DrawAsk | None:
         """As much of the wave as is sure to stay within the budget; the rest waits for what this costs."""
-        left = self.budget.left(self.bill)
+        left = self._left()
         requests: list[Request] = []
-        self._served = []
+        self._served, self._is_cut = [], False
         room = _MOST_AT_ONCE
         for piece in self._wave:
             wanted, count = self.tree.tokens_left(piece.expand.node), 0
-            terms = self._terms(piece.expand)
-            while count < min(piece.left, room) and longest_draw(left, wanted, **terms) == wanted:
-                left = reserve(left, wanted, **terms)
-                count += 1
+            extra = self._tokens_to_read(piece.expand.node)
+            while count < min(piece.left, room):
+                rest = reserve(left, wanted, whole=piece.expand.whole, scored=self._scored, extra_scored=extra)
+                if rest is None:
+                    break
+                left, count = rest, count + 1
             if count:
                 requests.append(self._request(piece, count, wanted))
             room -= count
@@ -240,17 +279,22 @@ class Search:
             # Not one more draw is sure to fit, and all before it are paid: one that is cut to what is left.
             piece = self._wave[0]
             wanted = self.tree.tokens_left(piece.expand.node)
-            tokens = longest_draw(left, wanted, **self._terms(piece.expand))
+            extra = self._tokens_to_read(piece.expand.node)
+            tokens = longest_draw(left, wanted, scored=self._scored, extra_scored=extra)
             if tokens < 1:
                 self.cancel("budget")
                 return None
+            self._is_cut = tokens < wanted
             requests.append(self._request(piece, 1, tokens))
         return DrawAsk(tuple(requests))
 
-    def _terms(self, expand: Expand) -> _Terms:
-        scored = self.strategy.scores != "none"
-        prompt = self._prompt_tokens if scored and self.bill.verifier_tokens == 0 else 0
-        return {"whole": expand.whole, "scored": scored, "extra_scored": prompt}
+    def _left(self) -> dict[str, int]:
+        """What is left of the budget, without the prompt where a verifier that caches has yet to read it."""
+        left = self.budget.left(self.bill)
+        if self._verifier_caches and self._scored and self.bill.verifier_tokens == 0:
+            for name in left.keys() & {"verifier_tokens", "total_tokens"}:
+                left[name] -= self._prompt_tokens
+        return left
 
     def _request(self, piece: _Open, count: int, max_new_tokens: int) -> Request:
         node, whole = piece.expand.node, piece.expand.whole
@@ -263,52 +307,73 @@ class Search:
         return Request(self.problem, self.tree.steps(node), seeds, max_new_tokens, whole=whole)
 
     def _take_draws(self, replies: Sequence[Reply]) -> None:
-        num_nodes = len(self.tree)
+        path: list[int] = []
         for piece, reply in zip(self._served, replies, strict=True):
             for steps in reply.draws:
-                path = self.tree.add(piece.expand.node, steps)
+                room = None if self.budget.nodes is None else self.budget.nodes + 1 - len(self.tree)
+                path = self.tree.add(piece.expand.node, steps, room=room)
                 if path:
                     piece.ends.append(path[-1])
-                    self._wait_for_score(path)
+                    self._wait_for_score(path[-1])
             piece.left -= len(reply.draws)
-            usage = reply.usage
-            self.bill = self.bill.plus(
-                Bill(
-                    generated_tokens=usage.generated_tokens,
-                    draws=len(reply.draws),
-                    prompt_tokens=usage.prompt_tokens,
-                    requests=usage.requests,
-                )
-            )
-        self.bill = self.bill._replace(nodes=self.bill.nodes + len(self.tree) - num_nodes)
+            prompt_tokens, generated_tokens, requests = reply.usage
+            more = Bill(generated_tokens, 0, len(reply.draws), 0, prompt_tokens, requests)
+            self.bill = self.bill.plus(more)
+        self.bill = self.bill._replace(nodes=len(self.tree) - 1)
         self._wave = [piece for piece in self._wave if piece.left > 0]
+        if self._is_cut and path and self.tree.stop(path[-1]) is StopReason.LENGTH:
+            # A budget that only finished solutions are paid from would be there for ever.
+            self.cancel("budget")
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
-    def _wait_for_score(self, path: list[int]) -> None:
-        """Queue the new nodes of a path, where its end is looked at. An end that is no answer gets no score."""
+    def _wait_for_score(self, end: int) -> None:
+        """Queue the nodes of a path that have no score, where they are looked at; not those of a dead end."""
         tree, scores = self.tree, self.strategy.scores
-        if not (tree.is_answer(path[-1]) or tree.is_open(path[-1])):
-            path = path[:-1]
-        wanted = scores == "all" or (scores == "ends" and path and tree.is_answer(path[-1]))
-        new = [node for node in path if tree.log_score[node] is None and node not in self._waiting]
-        if wanted and new:
-            self._unscored.append(new)
-            self._waiting.update(new)
+        while not (tree.is_answer(end) or tree.is_open(end)):
+            end = tree.parent[end]
+        if scores == "all" or (scores == "ends" and tree.is_answer(end)):
+            path = tree.path(end) or [0]
+            new = [node for node in path if tree.log_score[node] is None and node not in self._waiting]
+            if new:
+                self._unscored.append(new)
+                self._waiting.update(new)
 
-    def _score_request(self, new: list[int]) -> ScoreRequest:
-        """New nodes of one path hang together: what lies above them is scored, or asked for before."""
-        return ScoreRequest(self.problem, self.tree.steps(new[-1]), len(new))
+    def _tokens_to_read(self, node: int) -> int:
+        """The most that the verifier reads to score the path down to a node, besides a prompt that it keeps."""
+        tree = self.tree
+        if not self._verifier_caches:
+            return self._prompt_tokens + tree.num_tokens[node]
+        known = node
+        while known and tree.log_score[known] is None:
+            known = tree.parent[known]
+        return tree.num_tokens[node] - tree.num_tokens[known]
+
+    def _scores(self) -> ScoreAsk | None:
+        """Those that wait for a score and fit. Draws have reserved what theirs may cost; the problem's own is new."""
+        left = self._left()
+        room = min(left.get("verifier_tokens", math.inf), left.get("total_tokens", math.inf))
+        requests: list[ScoreRequest] = []
+        for new in self._unscored:
+            room -= self._tokens_to_read(new[-1])
+            if room < 0 or (requests and room < math.inf and not self._prompt_is_known):
+                break
+            # The new nodes of a path hang together: what lies above them is scored, or asked for before.
+            requests.append(ScoreRequest(self.problem, self.tree.steps(new[-1]), len(new)))
+        if not requests:
+            self.cancel("budget")
+            return None
+        return ScoreAsk(tuple(requests))
 
     def _take_scores(self, replies: Sequence[ScoreReply]) -> None:
-        for new, reply in zip(self._unscored, replies, strict=True):
-            if len(reply.log_scores) != len(new):
-                raise ValueError(f"{len(reply.log_scores)} scores for {len(new)} steps of problem {self.problem.id!r}")
-            for node, score in zip(new, reply.log_scores, strict=True):
-                self.tree.log_score[node] = score
+        taken, self._unscored = self._unscored[: len(replies)], self._unscored[len(replies) :]
+        for new, reply in zip(taken, replies, strict=True):
+            self.tree.set_scores(new, reply.log_scores)
             self.bill = self.bill.plus(Bill(verifier_tokens=reply.computed_tokens))
-        self._unscored = []
-        self._waiting.clear()
+            above = reply.computed_tokens - self.tree.num_tokens[new[-1]]
+            self._prompt_tokens = max(self._prompt_tokens, above)
+            self._waiting.difference_update(new)
+        self._prompt_is_known = True
 
     def _note(self) -> None:
         answer = self._answer()
@@ -319,8 +384,13 @@ class Search:
             answer is not None and self.tree.is_correct(answer),
             self.tree.num_correct > 0,
         )
-        if not self._curve or point[2:] != self._curve[-1][2:]:
+        if point[2:] != self._curve[-1][2:]:
             self._curve.append(point)
+
+
+def failure(error: BaseException) -> str:
+    """Why a search stopped that failed."""
+    return f"failed: {type(error).__name__}: {error}"
 
 
 def _seed(key: str, index: int) -> int:

@@ -12,6 +12,7 @@ from arts.protocols import ScoreScale, aggregate
 from arts.tree import LogPriorLaw, Node, Problem, ReasoningTree, Step, StopReason, Usage, Verdict
 
 _REPEATS = 3  # the same step text this often in a row: the proposer turns in a circle
+_BLANK = ";\n\r\t ."  # a text of nothing else says nothing
 
 
 class SearchTree:
@@ -22,6 +23,7 @@ class SearchTree:
         judge: called with the text of each finished solution. Strategies see only the answer it reads there, the key
             that votes are counted by; its verdict is kept for evaluation.
         max_new_tokens: limit of one solution.
+        scored: a finished solution becomes one of `answers` when its score is known; otherwise as soon as it is drawn.
     """
 
     def __init__(
@@ -31,7 +33,10 @@ class SearchTree:
         scale: ScoreScale | None = None,
         judge: Callable[[str], Verdict] | None = None,
         max_new_tokens: int = 1 << 20,
+        scored: bool = False,
     ) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; a solution has at least 1 token")
         self.problem = problem
         self.scale = scale or ScoreScale()
         self.max_new_tokens = max_new_tokens
@@ -45,13 +50,15 @@ class SearchTree:
         self.answers: list[int] = []
         "finished solutions, in the order they were first drawn"
         self.counts: Counter[str] = Counter()
-        "what went wrong: `failed`, `unfinished`, `empty` and `repeated` draws"
+        """Draws that led to no answer, by what went wrong: `failed` (the proposer), `unfinished` (the token limit),
+        `empty`, `repeated`; a draw may have two of them."""
         self.num_correct = 0
         "finished solutions that are right, for curves; no strategy may look"
-        self._judge = judge
+        self._judge, self._scored = judge, scored
         self._steps: list[Step | None] = [None]
         self._verdicts: dict[int, Verdict] = {}
-        self._dead: set[int] = set()
+        self._dead: dict[int, str] = {}
+        "paths that are not drawn from again, and why"
         self._known: dict[tuple[int, tuple[int, ...], str, StopReason], int] = {}
 
     def __len__(self) -> int:
@@ -60,8 +67,8 @@ class SearchTree:
     # --- what strategies ask ------------------------------------------------------------------------------------------
 
     def is_answer(self, node: int) -> bool:
-        """The path is finished. Nothing else is ever an answer."""
-        return self.stop(node) is StopReason.EOS
+        """The path is finished and says something. Nothing else is ever an answer."""
+        return self.stop(node) is StopReason.EOS and node not in self._dead
 
     def is_open(self, node: int) -> bool:
         """The path can go on."""
@@ -110,8 +117,9 @@ class SearchTree:
         Raises:
             ValueError: it was not scored.
         """
-        if node and not self.is_answer(node) and not self.is_open(node):
-            return -math.inf
+        return self._own_score(node) if self.is_answer(node) or self.is_open(node) else -math.inf
+
+    def _own_score(self, node: int) -> float:
         score = self.log_score[node]
         if score is None:
             raise ValueError(f"node {node} has no score; a strategy that looks at scores must say so in `scores`")
@@ -138,33 +146,57 @@ class SearchTree:
 
     def path_log_score(self, node: int) -> float:
         """The log score of a whole path, as the scorer aggregates: its last step, the lowest, the mean or product."""
-        if self.scale.aggregation == "last":
-            return self.log_flow(node)
-        return aggregate([self.log_flow(one) for one in self.path(node)], self.scale.aggregation)
+        end = self.log_flow(node)
+        if self.scale.aggregation == "last" or end == -math.inf:
+            return end
+        # Steps that no draw may go on from have a score too where a draw went through them to its end.
+        return aggregate([self._own_score(one) for one in self.path(node) or [node]], self.scale.aggregation)
 
     # --- growing ------------------------------------------------------------------------------------------------------
 
-    def add(self, parent: int, steps: Sequence[Step]) -> list[int]:
-        """Hang drawn steps below a node; the nodes they became, first step first. Failed draws become none."""
+    def add(self, parent: int, steps: Sequence[Step], *, room: int | None = None) -> list[int]:
+        """Hang drawn steps below a node.
+
+        Args:
+            room: how many nodes may be new; the rest of the draw is left out. None: any number.
+
+        Returns:
+            The nodes they became, first step first; none for a draw that failed.
+        """
         if any(step.stop is StopReason.ERROR for step in steps):
             self.counts["failed"] += 1
             return []
-        path = []
+        path: list[int] = []
+        limit = math.inf if room is None else len(self) + room
         for step in steps:
             key = (parent, step.token_ids, step.text, step.stop)
             node = self._known.get(key)
-            if node is None:
+            if node is not None:
+                self.num_draws[node] += 1
+            elif len(self) < limit:
                 node = self._known[key] = self._new(parent, step)
             else:
-                self.num_draws[node] += 1
+                break
             path.append(node)
             parent = node
-        if path and self.stop(path[-1]) is StopReason.LENGTH:
-            self.counts["unfinished"] += 1
+        self._count_faults(path, cut=len(path) < len(steps))
         return path
+
+    def _count_faults(self, path: list[int], *, cut: bool) -> None:
+        if path and self.is_answer(path[-1]):
+            return
+        faults = {self._dead[node] for node in path if node in self._dead}
+        if cut or (path and self.stop(path[-1]) is StopReason.LENGTH):
+            faults.add("unfinished")
+        self.counts.update(sorted(faults) if path or cut else ["empty"])
 
     def _new(self, parent: int, step: Step) -> int:
         node = len(self.parent)
+        # First of all, as a judge may fail: a tree has the whole of a node or nothing of it.
+        text = self.text(parent) + step.text if step.stop is StopReason.EOS else ""
+        if self._judge and step.stop is StopReason.EOS:
+            self._verdicts[node] = self._judge(text)
+            self.num_correct += self._verdicts[node].correct
         self.parent.append(parent)
         self.children.append([])
         self.children[parent].append(node)
@@ -173,36 +205,44 @@ class SearchTree:
         self.num_tokens.append(self.num_tokens[parent] + num_tokens(step))
         self.log_score.append(None)
         self._steps.append(step)
-        if step.stop is StopReason.EOS:
+        if step.stop is StopReason.EOS and not text.strip(_BLANK):
+            self._dead[node] = "empty"
+        elif step.stop is StopReason.EOS and not self._scored:
             self.answers.append(node)
-            if self._judge:
-                self._verdicts[node] = self._judge(self.text(node))
-                self.num_correct += self._verdicts[node].correct
-        elif step.stop is StopReason.STOP:
-            problem = self._circular(node)
-            if problem:
-                self.counts[problem] += 1
-            if problem or self.tokens_left(node) < 1 or parent in self._dead:
-                self._dead.add(node)
+        elif step.stop is StopReason.STOP and (fault := self._dead_end(node)):
+            self._dead[node] = fault
         return node
 
-    def _circular(self, node: int) -> str | None:
+    def _dead_end(self, node: int) -> str | None:
         """Why going on below a step is of no use."""
         step = self._steps[node]
         assert step is not None
-        if not step.text.strip(";\n\r\t ."):
+        if not step.text.strip(_BLANK):
             return "empty"
         above = node
         for _ in range(_REPEATS - 1):
             above = self.parent[above]
             other = self._steps[above]
             if other is None or other.text != step.text:
-                return None
-        return "repeated"
+                break
+        else:
+            return "repeated"
+        if self.tokens_left(node) < 1:
+            return "unfinished"
+        return self._dead.get(self.parent[node])
+
+    def set_scores(self, nodes: Sequence[int], log_scores: Sequence[float]) -> None:
+        """Keep the scores of nodes; finished ones become answers, in this order."""
+        for node, score in zip(nodes, log_scores, strict=True):
+            if self._scored and self.log_score[node] is None and self.is_answer(node):
+                self.answers.append(node)
+            self.log_score[node] = float(score)
 
     # --- afterwards ---------------------------------------------------------------------------------------------------
 
-    def frozen(self, *, log_prior_law: LogPriorLaw = "raw", tokenizer: str | None = None) -> ReasoningTree:
+    def frozen(
+        self, *, log_prior_law: LogPriorLaw = "raw", tokenizer: str | None = None, usage: Usage = Usage()
+    ) -> ReasoningTree:
         """The same tree as a value, with verdicts and scores, to be stored, looked at and evaluated."""
         nodes = [Node(id=0, parent=-1, log_flow=self.log_score[0])]
         for node in range(1, len(self)):
@@ -223,7 +263,7 @@ class SearchTree:
             nodes=tuple(nodes),
             log_prior_law=log_prior_law,
             tokenizer=tokenizer,
-            usage=Usage(),
+            usage=usage,
         )
 
 

@@ -21,14 +21,14 @@ from arts.tree import ReasoningTree
 from arts.verifier.checkpoint import load_checkpoint, save_checkpoint
 from arts.verifier.examples import Example, picked_right, predict, prepare, split_by_problem
 from arts.verifier.model import FlowVerifier, load_verifier
-from arts.verifier.objectives import RFM, Objective, RewardSettings, describe_objective
+from arts.verifier.objectives import DEFAULT_OBJECTIVE, Objective, RewardSettings, describe_objective
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How to train. Where the paper is silent the default is ours."""
 
-    objective: Objective = field(default_factory=RFM)
+    objective: Objective = DEFAULT_OBJECTIVE
     rewards: RewardSettings = field(default_factory=RewardSettings)
     num_epochs: int = 2
     batch_trees: int = 4

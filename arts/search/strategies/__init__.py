@@ -37,6 +37,12 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
 }
 
 
+def parse_strategy(text: str) -> Strategy:
+    """A strategy as users write it: `ID` or `ID:KEY=VALUE,KEY=VALUE`."""
+    name, _, options = text.partition(":")
+    return build_strategy(name, options.split(",") if options else [])
+
+
 def build_strategy(name: str, options: Sequence[str] = ()) -> Strategy:
     """A strategy by its id, with KEY=VALUE options. Raises ValueError that says what is allowed."""
     strategy = STRATEGIES.get(name)

@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
+from arts.search.strategies.limits import require
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree
 
@@ -12,10 +13,10 @@ from arts.search.tree import SearchTree
 class Adaptive(Strategy):
     """Rollouts in small waves, each from the problem or from a promising step, until one end is good enough.
 
-    A rollout goes down the tree from the problem: at a node with m draws below it, it starts anew with chance
-    fresh / (fresh + guide sum of the draws' values), else follows a draw with chance proportional to its value. So the
-    first wave comes from the problem, and later ones start deeper the better the verifier thinks of what it has seen.
-    The search stops as soon as some answer has value `settled`, and answers with the highest score.
+    A rollout goes down the tree from the problem: at a node it starts anew with chance fresh / (fresh + guide sum of
+    the values of the draws below that can go on), else follows one of these with chance proportional to its value. So
+    the first wave comes from the problem, and later ones start deeper the better the verifier thinks of what it has
+    seen. The search stops as soon as some answer has value `settled`, and answers with the highest score.
     """
 
     id: ClassVar[str] = "arts"
@@ -30,6 +31,11 @@ class Adaptive(Strategy):
     fresh: float = 1.0
     n: int = 64
     "most rollouts; with a budget, on until it is spent"
+
+    def __post_init__(self) -> None:
+        require(self, "first", "wave", "n", least=1)
+        require(self, "guide", least=0)
+        require(self, "fresh", above=0)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         drawn = 0

@@ -3,9 +3,11 @@
 import heapq
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from arts.search.strategies.limits import known_log_prior, require
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree
 
@@ -14,7 +16,7 @@ from arts.search.tree import SearchTree
 class BestFirst(Strategy):
     """Go on below the open path with the highest priority, wherever it is; each is expanded once.
 
-    Priority is the value of the path, or its log pi_0 divided by length^a as provers do. It ends at `end_gate`: a
+    Priority is the value of the path, or as in provers (log pi_0) / L^a for a path of L steps. It ends at `end_gate`: a
     finished path whose value is that high.
     """
 
@@ -29,6 +31,10 @@ class BestFirst(Strategy):
     "a of `log_prob`"
     end_gate: float = 1.01
     "above 1: never"
+
+    def __post_init__(self) -> None:
+        require(self, "expand", least=1)
+        require(self, "length_power", least=0)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         heap = [(0.0, 0)]
@@ -47,19 +53,18 @@ class BestFirst(Strategy):
     def _priority(self, tree: SearchTree, node: int) -> float:
         if self.priority == "value":
             return tree.value(node)
-        path = tree.path(node)
-        total = math.fsum(tree.log_prior(one) for one in path)
-        return total / float(tree.num_tokens[node] ** self.length_power)
+        log_prior = math.fsum(known_log_prior(self, tree, one) for one in tree.path(node))
+        return log_prior / float(tree.depth[node] ** self.length_power)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalFrontier(Strategy):
-    """Dig down by UCT among siblings until a path ends, then jump to the best node of the whole frontier.
+    """Dig down by the best of each step's children until a path ends, then jump to the best node of the whole frontier.
 
-    Frontier score: lambda_q tanh(Q(parent)) + lambda_h H(step) + lambda_d sqrt(depth / deepest), H the mean -log pi_0
-    of a step's tokens. Q grows by what ends found below it: q(s_i) += max(i / l, 0.1) q_end along a path of l steps,
-    and a node that led to something good is never made worse by a bad end. The verifier's word 2 v - 1 stands in for
-    the reward that training has.
+    Frontier score (eq. 7): lambda_q tanh(Q(parent)) + lambda_h H(step) + lambda_d sqrt(depth / deepest), H the mean
+    -log pi_0 of a step's tokens (0 where it is unknown). Q = q / N is the mean of what ends brought to a node, q by
+    eq. 3 to 5. The verifier's word 2 v - 1 stands in for the reward +1 or -1 that training has, and its value for UCT
+    among new siblings, none of which has been visited more often than another.
     """
 
     id: ClassVar[str] = "global-frontier"
@@ -68,54 +73,59 @@ class GlobalFrontier(Strategy):
     expand: int = 4
     lambda_q: float = 0.4
     lambda_h: float = 0.01
+    "below 0: steps that the proposer is sure of first"
     lambda_d: float = 0.3
-    uct: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(self, "expand", least=1)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
-        quality: dict[int, float] = {}
-        visits: dict[int, int] = {}
+        gains = _Gains(tree)
         expanded: set[int] = set()
         frontier = [0]
         while frontier:
-            node: int | None = max(frontier, key=lambda one: self._jump(tree, one, quality))
+            deepest = max(1, max(tree.depth))
+            node: int | None = max(frontier, key=lambda one: self._score(gains, one, deepest))
             while node is not None:
                 expanded.add(node)
                 ends = yield [Expand(node, self.expand)]
-                for one in [0, *tree.path(node)]:
-                    visits[one] = visits.get(one, 0) + 1
-                finished = [child for child in dict.fromkeys(ends[0]) if tree.is_answer(child)]
-                for child in finished:
-                    self._back_up(tree, child, quality)
-                below = [child for child in dict.fromkeys(ends[0]) if tree.is_open(child) and child not in expanded]
-                node = (
-                    None if finished or not below else max(below, key=lambda one: self._uct(tree, one, quality, visits))
-                )
+                children = dict.fromkeys(ends[0])
+                finished = list(filter(tree.is_answer, children))
+                for end in finished:
+                    gains.back_up(end)
+                below = [child for child in children if tree.is_open(child) and child not in expanded]
+                node = None if finished else max(below, key=tree.value, default=None)
             frontier = [one for one in range(len(tree)) if tree.is_open(one) and one not in expanded]
         return None
 
-    def _jump(self, tree: SearchTree, node: int, quality: dict[int, float]) -> float:
-        if node == 0:
-            return 0.0
-        length = tree.num_tokens[node] - tree.num_tokens[tree.parent[node]]
-        entropy = -tree.log_prior(node) / max(1, length)
-        depth = math.sqrt(tree.depth[node] / max(tree.depth))
-        parent = quality.get(tree.parent[node], 0.0)
+    def _score(self, gains: "_Gains", node: int, deepest: int) -> float:
+        tree, parent = gains.tree, max(0, gains.tree.parent[node])
+        num_tokens = tree.num_tokens[node] - tree.num_tokens[parent]
+        entropy = -tree.log_prior(node) / max(1, num_tokens)
         return (
-            self.lambda_q * math.tanh(parent)
-            + self.lambda_h * (entropy if entropy == entropy else 0.0)
-            + (self.lambda_d * depth)
+            self.lambda_q * math.tanh(gains.mean(parent))
+            + self.lambda_h * (0.0 if math.isnan(entropy) else entropy)
+            + self.lambda_d * math.sqrt(tree.depth[node] / deepest)
         )
 
-    def _uct(self, tree: SearchTree, node: int, quality: dict[int, float], visits: dict[int, int]) -> float:
-        parent = tree.parent[node]
-        explored = math.sqrt(math.log(1 + visits.get(parent, 0)) / (1 + visits.get(node, 0)))
-        return quality.get(node, 2 * tree.value(node) - 1) + self.uct * explored
 
-    def _back_up(self, tree: SearchTree, end: int, quality: dict[int, float]) -> None:
-        reward = 2 * tree.value(end) - 1
-        path = tree.path(end)
-        for index, node in enumerate(path, start=1):
-            old, gain = quality.get(node, 0.0), max(index / len(path), 0.1) * reward
-            if gain < 0 < old:
-                continue
-            quality[node] = gain if old < 0 < gain else old + gain
+class _Gains:
+    """q and N of DeepSearch: what the ends below a node brought to it, and how many there were."""
+
+    def __init__(self, tree: SearchTree) -> None:
+        self.tree = tree
+        self.total: dict[int, float] = {}
+        self.num_ends: Counter[int] = Counter()
+
+    def mean(self, node: int) -> float:
+        return self.total.get(node, 0.0) / max(1, self.num_ends[node])
+
+    def back_up(self, end: int) -> None:
+        """q(s_i) += max(i / l, 0.1) q(end) along a path of l steps, but what led to a good end never gets worse by a
+        bad one, and forgets the bad ones before it."""
+        reward = 2 * self.tree.value(end) - 1
+        path = [0, *self.tree.path(end)]
+        for index, node in enumerate(path):
+            old, gain = self.total.get(node, 0.0), max(index / (len(path) - 1), 0.1) * reward
+            self.num_ends[node] += 1
+            self.total[node] = max(old, gain) if old * gain < 0 else old + gain

@@ -3,10 +3,12 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
+from arts.search.strategies.limits import require
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree
 
@@ -21,6 +23,9 @@ class Beam(Strategy):
     width: int = 4
     expand: int = 4
     "draws from each kept path"
+
+    def __post_init__(self) -> None:
+        require(self, "width", "expand", least=1)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         beam, count = [0], self.width * self.expand  # as many draws at the first level as at the others
@@ -42,6 +47,9 @@ class DVTS(Strategy):
     subtrees: int = 4
     expand: int = 4
 
+    def __post_init__(self) -> None:
+        require(self, "subtrees", "expand", least=1)
+
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         # The first level is dealt out: every subtree starts with draws of its own.
         ends = yield [Expand(0, self.expand) for _ in range(self.subtrees)]
@@ -62,26 +70,30 @@ class Rebase(Strategy):
     n: int = 16
     temperature: float = 0.2
 
+    def __post_init__(self) -> None:
+        require(self, "n", least=1)
+        require(self, "temperature", above=0)
+
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         wave, left = [Expand(0, self.n)], self.n
         while wave:
             ends = yield wave
             left -= sum(tree.is_answer(node) for children in ends for node in children)
-            wave = shares(tree, self.kept(tree, open_nodes(tree, ends), left), left, self.temperature)
+            wave = self.deal(tree, open_nodes(tree, ends), left)
         return None
 
-    def kept(self, tree: SearchTree, paths: list[int], left: int) -> list[int]:
-        """The open paths that take part."""
-        return paths
+    def deal(self, tree: SearchTree, paths: list[int], left: int) -> list[Expand]:
+        return shares(tree, paths, left, self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ETS(Rebase):
     """REBASE among fewer paths: those that together hold much reward in few nodes and still differ from each other.
 
-    Chosen is the set of leaves that maximises (share of REBASE's draws) - lambda_b (nodes kept / all nodes) +
-    lambda_s (clusters covered / all clusters); exactly for up to `exact` leaves, above that greedily, leaf by leaf.
-    Clusters are last steps with the same words, where the paper clusters embeddings.
+    Kept is the set of leaves that maximises (their part of REBASE's draws) - lambda_b (nodes on their paths / all such
+    nodes) + lambda_s (clusters among them / all clusters); then REBASE deals among them. The best of all sets is found
+    up to `exact` leaves; above that the set grows leaf by leaf, while that makes it better. A cluster is the last steps
+    of the same words, where the paper clusters embeddings.
     """
 
     id: ClassVar[str] = "ets"
@@ -89,36 +101,39 @@ class ETS(Rebase):
     lambda_b: float = 1.0
     lambda_s: float = 1.4
     exact: int = 12
+    "2^exact sets are compared"
 
-    def kept(self, tree: SearchTree, paths: list[int], left: int) -> list[int]:
-        if len(paths) < 2:
-            return paths
-        dealt = shares(tree, paths, max(left, 1), self.temperature)
-        count = {expand.node: expand.count for expand in dealt}
-        above = {leaf: set(tree.path(leaf)) for leaf in paths}
-        cluster = {leaf: " ".join(sorted(tree.steps(leaf)[-1].text.split())) for leaf in paths}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "lambda_b", "lambda_s", "exact", least=0)
+
+    def deal(self, tree: SearchTree, paths: list[int], left: int) -> list[Expand]:
+        draws = {expand.node: expand.count for expand in super().deal(tree, paths, left)}
+        return super().deal(tree, self.kept(tree, paths, draws) if draws else [], left)
+
+    def kept(self, tree: SearchTree, leaves: list[int], draws: Mapping[int, int]) -> list[int]:
+        """The leaves to go on from; `draws` are those that REBASE would give them."""
+        above = {leaf: set(tree.path(leaf)) for leaf in leaves}
+        cluster = {leaf: " ".join(sorted(tree.steps(leaf)[-1].text.split())) for leaf in leaves}
         num_nodes, num_clusters = len(set().union(*above.values())), len(set(cluster.values()))
 
-        def worth(leaves: Sequence[int]) -> float:
-            if not leaves:
+        def worth(chosen: Sequence[int]) -> float:
+            if not chosen:
                 return -math.inf
-            reward = sum(count.get(leaf, 0) for leaf in leaves) / max(1, sum(count.values()))
-            nodes = len(set().union(*(above[leaf] for leaf in leaves))) / num_nodes
-            covered = len({cluster[leaf] for leaf in leaves}) / num_clusters
+            reward = sum(draws.get(leaf, 0) for leaf in chosen) / sum(draws.values())
+            nodes = len(set().union(*(above[leaf] for leaf in chosen))) / num_nodes
+            covered = len({cluster[leaf] for leaf in chosen}) / num_clusters
             return reward - self.lambda_b * nodes + self.lambda_s * covered
 
-        if len(paths) <= self.exact:
-            subsets = (
-                [leaf for bit, leaf in enumerate(paths) if code >> bit & 1] for code in range(1, 1 << len(paths))
-            )
-            return max(subsets, key=worth)
+        if len(leaves) <= self.exact:
+            codes = range(1, 1 << len(leaves))
+            return max(([leaf for bit, leaf in enumerate(leaves) if code >> bit & 1] for code in codes), key=worth)
         chosen: list[int] = []
-        while len(chosen) < len(paths):
-            rest = [leaf for leaf in paths if leaf not in chosen]
-            best_leaf = max(rest, key=lambda leaf: worth([*chosen, leaf]))
-            if chosen and worth([*chosen, best_leaf]) <= worth(chosen):
+        while rest := [leaf for leaf in leaves if leaf not in chosen]:
+            added = max(rest, key=lambda leaf: worth([*chosen, leaf]))
+            if worth([*chosen, added]) <= worth(chosen):
                 break
-            chosen.append(best_leaf)
+            chosen.append(added)
         return sorted(chosen)
 
 
@@ -135,21 +150,19 @@ class ParticleFilter(Strategy):
     scores: ClassVar[Scores] = "all"
     n: int = 16
 
+    def __post_init__(self) -> None:
+        require(self, "n", least=1)
+
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         particles = [0] * self.n
-        while True:
-            counts = Counter(node for node in particles if tree.is_open(node))
-            if not counts:
-                return None
+        while counts := Counter(filter(tree.is_open, particles)):
             ends = yield [Expand(node, count) for node, count in counts.items()]
-            moved = [node for node in particles if tree.is_answer(node)]
-            log_weights = [0.0] * len(moved)
+            moved = [(node, 0.0) for node in particles if tree.is_answer(node)]
             for parent, children in zip(counts, ends, strict=True):
-                moved += children
-                log_weights += [tree.log_flow(child) - tree.log_flow(parent) for child in children]
-            if not any(math.isfinite(weight) for weight in log_weights):
-                return None  # every particle is lost
-            particles = systematic(rng, moved, log_weights, self.n)
+                start = tree.log_flow(parent) if parent else 0.0  # all come from the problem: its own flow cancels out
+                moved += [(child, tree.log_flow(child) - start) for child in children]
+            particles = systematic(rng, moved, self.n)
+        return None
 
 
 # --- shared by them ---------------------------------------------------------------------------------------------------
@@ -184,19 +197,26 @@ def shares(tree: SearchTree, nodes: Sequence[int], total: int, temperature: floa
     return [Expand(node, count) for node, count in zip(nodes, counts, strict=True) if count]
 
 
-def systematic(rng: random.Random, items: Sequence[int], log_weights: Sequence[float], count: int) -> list[int]:
-    """`count` draws with chances proportional to the weights, by one random number and equal distances.
+def systematic(rng: random.Random, weighted: Sequence[tuple[int, float]], count: int) -> list[int]:
+    """`count` of the items with chances proportional to their weights, by one random number and equal distances.
 
     Each item comes floor(count p) or ceil(count p) times. Equal weights of `count` items give each of them once.
+
+    Args:
+        weighted: items with the log of their weight.
+
+    Returns:
+        Nothing where no weight is above 0.
     """
-    highest = max(log_weights)
-    weights = [math.exp(weight - highest) for weight in log_weights]
-    step = math.fsum(weights) / count
-    position, total = rng.random() * step, 0.0
-    drawn: list[int] = []
-    for item, weight in zip(items, weights, strict=True):
-        total += weight
-        while position < total and len(drawn) < count:
-            drawn.append(item)
-            position += step
-    return drawn or [items[log_weights.index(highest)]]
+    highest = max((log for _, log in weighted), default=-math.inf)
+    if highest == -math.inf:
+        return []
+    totals = list(accumulate(math.exp(log - highest) for _, log in weighted))
+    offset = rng.random()
+    # On a line of length `count`, an item gets the marks offset, offset + 1, ... that lie in its part.
+    marks = [math.ceil(total / totals[-1] * count - offset) for total in totals]
+    return [
+        item
+        for (item, _), before, after in zip(weighted, [0, *marks], marks, strict=False)
+        for _ in range(after - before)
+    ]

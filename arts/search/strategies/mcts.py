@@ -6,24 +6,33 @@ One rule with options; `preset` names the options that published systems use, an
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
+from arts.search.strategies.limits import known_log_prior, require
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree
 
 Preset = Literal["none", "rest-mcts", "vm-mcts", "x1", "mcts-dpo"]
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "rest-mcts": {"select": "uct", "explore": 1.0, "expand": 3, "look_ahead": 0.5, "end_gate": 0.95},
-    "vm-mcts": {"select": "uct", "explore": 0.2, "expand": 5, "whole": True, "keep": 3},
+    "none": {},
+    "rest-mcts": {"select": "uct", "explore": 0.7, "expand": 3, "look_ahead": 0.5, "end_gate": 0.9},
+    "vm-mcts": {"select": "vm", "explore": 0.2, "expand": 5, "whole": True, "keep": 3},
     "x1": {"select": "x1", "expand": 2, "discount": 0.96},
-    "mcts-dpo": {"select": "puct", "explore": 1.0, "expand": 8, "length_power": 1.25},
+    "mcts-dpo": {"select": "puct", "expand": 8, "length_power": 1.25},
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False)
 class MCTS(Strategy):
-    """Select, expand `expand` draws, take the verifier's values as theirs, back up visit-weighted means."""
+    """Select, expand by `expand` draws, take the verifier's values of the new steps, back up visit-weighted means.
+
+    The bound of a child with quality Q and n visits, below a node with N visits, c being `explore`:
+    uct   Q + c sqrt(2 ln N / n)
+    vm    Q + c sqrt((1 + ln N) / (0.1 + n))
+    puct  Q + c p sqrt(N) / (1 + n), p = exp(log pi_0 / length^a) for a step of `length` tokens
+    x1    Q + c sqrt(N - 1) / (1 + n) (1.25 + ln((N + 19652) / 19652))
+    """
 
     id: ClassVar[str] = "mcts"
     paper: ClassVar[str] = (
@@ -32,7 +41,7 @@ class MCTS(Strategy):
     )
     scores: ClassVar[Scores] = "all"
     preset: Preset = "none"
-    select: Literal["uct", "puct", "x1"] = "uct"
+    select: Literal["uct", "vm", "puct", "x1"] = "uct"
     explore: float = 1.0
     expand: int = 4
     keep: int | None = None
@@ -43,100 +52,102 @@ class MCTS(Strategy):
     "weight of the best value on a rollout from the best new child, against its own value"
     discount: float = 1.0
     length_power: float = 1.25
-    "of PUCT's prior exp(log pi_0 / length^a)"
+    "a of `puct`"
     end_gate: float = 1.01
     "value of a finished path that ends the search; above 1: never"
     n: int = 64
     "iterations; with a budget, on until it is spent"
 
-    def __post_init__(self) -> None:
-        defaults = {name: spec.default for name, spec in type(self).__dataclass_fields__.items()}
-        for name, value in PRESETS.get(self.preset, {}).items():
-            if getattr(self, name) == defaults[name]:
-                object.__setattr__(self, name, value)
+    def __init__(self, *, preset: Preset = "none", **options: Any) -> None:
+        if preset not in PRESETS:
+            raise ValueError(f"strategy mcts: preset is {preset!r}; allowed are {', '.join(map(repr, PRESETS))}")
+        defaults = {spec.name: spec.default for spec in fields(self)}
+        if unknown := options.keys() - defaults.keys():
+            raise ValueError(f"strategy mcts has no option {min(unknown)!r}; its options are {', '.join(defaults)}")
+        for name, value in {**defaults, **PRESETS[preset], **options, "preset": preset}.items():
+            object.__setattr__(self, name, value)
+        require(self, "expand", "keep", "n", least=1)
+        require(self, "explore", "length_power", least=0)
+        require(self, "look_ahead", least=0, most=1)
+        require(self, "discount", above=0, most=1)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         state = _State(self, tree)
         for _ in range(self.n):
             node = 0
-            while state.visible(node):
-                node = max(state.visible(node), key=lambda child: state.bound(child))
-            if not tree.is_open(node):
-                state.back_up(node, state.own[node])  # an end that is visited again counts again
-                if node == 0 or not state.open_below():
-                    return None
-                continue
-            ends = yield [Expand(node, self.expand, whole=self.whole)]
-            state.expanded(node)
-            if any(tree.is_answer(end) and tree.value(end) >= self.end_gate for end in ends[0]):
-                return "settled"
-            if self.look_ahead and (best := state.best_open(node)) is not None:
-                ahead = yield [Expand(best, 1, whole=True)]
-                seen = [
-                    tree.value(one) for end in ahead[0] for one in tree.path(end) if tree.depth[one] > tree.depth[best]
-                ]
-                state.own[best] = (1 - self.look_ahead) * state.own[best] + self.look_ahead * max(seen, default=0.0)
-            for child in state.visible(node):
-                state.back_up(child, state.own[child])
-            if not state.visible(node):
-                state.back_up(node, 0.0)  # nothing lies below it
-                state.own[node] = 0.0
-                state.lost.add(node)
+            while shown := state.shown(node):
+                node = max(shown, key=state.bound)
+            if tree.is_open(node):
+                ends = yield [Expand(node, self.expand, whole=self.whole)]
+                state.expand(node)
+                best = max(filter(tree.is_open, state.shown(node)), key=lambda one: state.quality[one], default=None)
+                if self.look_ahead and best is not None:
+                    ahead = yield [Expand(best, 1, whole=True)]
+                    state.look_ahead(best, ahead[0])
+                    ends = [*ends, *ahead]
+                if any(tree.is_answer(end) and tree.value(end) >= self.end_gate for some in ends for end in some):
+                    return "settled"
+            elif not state.may_go_on():
+                return None
+            state.back_up(node)
         return None
 
 
 @dataclass
 class _State:
-    """Visits and values of one search."""
+    """Visits and qualities of one search. A new node has one visit and its own value."""
 
     options: MCTS
     tree: SearchTree
-    visits: dict[int, int] = field(default_factory=dict)
-    total: dict[int, float] = field(default_factory=dict)
-    own: dict[int, float] = field(default_factory=dict)
+    visits: dict[int, int] = field(default_factory=lambda: {0: 0})
+    quality: dict[int, float] = field(default_factory=dict)
     children: dict[int, list[int]] = field(default_factory=dict)
-    lost: set[int] = field(default_factory=set)
+    "of every node that was expanded, those that are shown"
 
-    def visible(self, node: int) -> list[int]:
+    def shown(self, node: int) -> list[int]:
         return self.children.get(node, [])
 
-    def expanded(self, node: int) -> None:
+    def expand(self, node: int) -> None:
         tree = self.tree
         alive = [child for child in tree.children[node] if tree.is_answer(child) or tree.is_open(child)]
-        for child in alive:
-            self.own.setdefault(child, tree.value(child))
-        self.children[node] = sorted(alive, key=lambda child: -self.own[child])[: self.options.keep]
+        self.children[node] = sorted(alive, key=lambda child: -tree.value(child))[: self.options.keep]
+        for child in self.children[node]:
+            self.visits[child], self.quality[child] = 1, tree.value(child)
 
-    def best_open(self, node: int) -> int | None:
-        return max(filter(self.tree.is_open, self.visible(node)), key=lambda child: self.own[child], default=None)
+    def look_ahead(self, node: int, ends: list[int]) -> None:
+        """Mix the highest value on a rollout into that of the node it started from."""
+        ahead = [one for end in ends for one in self.tree.path(end) if self.tree.depth[one] > self.tree.depth[node]]
+        if ahead:
+            weight, highest = self.options.look_ahead, max(map(self.tree.value, ahead))
+            self.quality[node] = (1 - weight) * self.quality[node] + weight * highest
 
-    def open_below(self) -> bool:
-        """Some visible path can still go on."""
-        shown = [child for children in self.children.values() for child in children]
+    def may_go_on(self) -> bool:
+        """Some path that is shown can still be expanded, or was not yet."""
+        shown = (child for children in self.children.values() for child in children)
         return any(self.tree.is_open(child) and child not in self.children for child in shown)
 
-    def back_up(self, node: int, value: float) -> None:
-        for one in reversed([0, *self.tree.path(node)]):
-            self.visits[one] = self.visits.get(one, 0) + 1
-            self.total[one] = self.total.get(one, 0.0) + value
-            value *= self.options.discount
-
-    def quality(self, node: int) -> float:
-        return self.total.get(node, 0.0) / max(1, self.visits.get(node, 0))
+    def back_up(self, node: int) -> None:
+        """One visit more from a node up to the problem; Q = discount sum n Q / sum n of its children, 0 without any."""
+        for one in [*reversed(self.tree.path(node)), 0]:
+            self.visits[one] += 1
+            if one in self.children:
+                weights = [self.visits[child] for child in self.children[one]]
+                total = math.fsum(self.visits[child] * self.quality[child] for child in self.children[one])
+                self.quality[one] = self.options.discount * total / max(1, sum(weights))
 
     def bound(self, node: int) -> float:
-        options, parent = self.options, self.tree.parent[node]
-        above, own = self.visits.get(parent, 0), self.visits.get(node, 0)
+        """How promising a child is at best."""
+        options, tree, parent = self.options, self.tree, self.tree.parent[node]
+        quality, above, own = self.quality[node], self.visits[parent], self.visits[node]
         match options.select:
             case "uct":
-                return self.quality(node) + options.explore * math.sqrt((1 + math.log(max(1, above))) / (0.1 + own))
+                return quality + options.explore * math.sqrt(2 * math.log(above) / own)
+            case "vm":
+                return quality + options.explore * math.sqrt((1 + math.log(above)) / (0.1 + own))
             case "puct":
-                length = max(1, self.tree.num_tokens[node] - self.tree.num_tokens[parent])
-                prior = math.exp(self.tree.log_prior(node) / length**options.length_power)
-                return self.quality(node) + options.explore * prior * math.sqrt(above) / (1 + own)
+                length = max(1, tree.num_tokens[node] - tree.num_tokens[parent])
+                prior = math.exp(known_log_prior(options, tree, node) / length**options.length_power)
+                return quality + options.explore * prior * math.sqrt(above) / (1 + own)
             case "x1":
-                qualities = [self.quality(child) for child in self.visible(parent)]
-                spread = max(qualities) - min(qualities)
-                scaled = (self.quality(node) - min(qualities)) / spread if spread else 0.5
                 growing = 1.25 + math.log((above + 19652) / 19652)
-                return scaled + math.sqrt(max(0, above - 1)) / (1 + own) * growing
+                return quality + options.explore * math.sqrt(above - 1) / (1 + own) * growing

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from arts.search.answer import vote, votes
+from arts.search.strategies.limits import require
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree
 
@@ -15,6 +16,9 @@ class Pool(Strategy):
     """N solutions; with a budget, N more until it is spent."""
 
     n: int = 16
+
+    def __post_init__(self) -> None:
+        require(self, "n", least=1)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         yield [Expand(0, self.n, whole=True)]
@@ -82,6 +86,11 @@ class SelfConsistency(Strategy):
     window: int = 4
     "solutions between two looks at the votes"
     sure: float = 0.95
+    "chance of its lead; above 1: never sure enough"
+
+    def __post_init__(self) -> None:
+        require(self, "n", "window", least=1)
+        require(self, "sure", above=0)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         drawn = 0

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from arts.search.strategies.limits import require
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree
 
@@ -21,6 +22,9 @@ class Tilted(Strategy):
     scores: ClassVar[Scores] = "all"
     paths: int = 4
     candidates: int = 4
+
+    def __post_init__(self) -> None:
+        require(self, "paths", "candidates", least=1)
 
     @abstractmethod
     def log_weight(self, tree: SearchTree, node: int) -> float:
@@ -35,12 +39,13 @@ class Tilted(Strategy):
         return None
 
     def _pick(self, tree: SearchTree, children: list[int], rng: random.Random) -> int | None:
-        """One of the draws, equal ones counted; None where all are dead ends."""
+        """One of the draws, equal ones counted; None where none has a weight."""
         alive = [node for node in children if tree.is_answer(node) or tree.is_open(node)]
-        if not alive:
-            return None
         logs = [self.log_weight(tree, node) for node in alive]
-        return rng.choices(alive, [math.exp(log - max(logs)) for log in logs])[0]
+        highest = max(logs, default=-math.inf)
+        if highest == -math.inf:
+            return None
+        return rng.choices(alive, [math.exp(log - highest) for log in logs])[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,10 @@ class ValueAugmented(Tilted):
     id: ClassVar[str] = "value-augmented"
     paper: ClassVar[str] = "Value Augmented Sampling, Han et al. 2024, arXiv 2405.06639, at step level"
     beta: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "beta", least=0)
 
     def log_weight(self, tree: SearchTree, node: int) -> float:
         return self.beta * tree.value(node)

@@ -7,10 +7,11 @@ verifier's value. Children were drawn from pi_0, so a mean over *draws* is what 
 import math
 import random
 from abc import abstractmethod
+from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
+from arts.search.strategies.limits import require
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree
 
@@ -23,31 +24,32 @@ class SoftTree(Strategy):
     sharpness: float = 10.0
     "lambda"
     widening: float = 0.5
-    "a node that n rollouts went through has at most ceil(first n^widening) draws below it"
+    "a node that n rollouts went through gets new draws below it while it has fewer than first (1 + n)^widening"
     first: float = 2.0
     n: int = 64
     "rollouts; with a budget, on until it is spent"
 
+    def __post_init__(self) -> None:
+        require(self, "n", least=1)
+        require(self, "widening", least=0)
+        require(self, "sharpness", "first", above=0)
+
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
-        soft = _Soft(tree, self.sharpness)
+        soft = SoftValues(tree, self.sharpness)
         for _ in range(self.n):
             node = 0
-            while tree.is_open(node) and soft.draws(node) >= math.ceil(
-                self.first * (1 + soft.visits(node)) ** self.widening
-            ):
-                children = [child for child in tree.children[node] if child in soft.value]
-                if not children:
-                    break
-                node = self.descend(soft, node, children, rng)
+            while tree.is_open(node) and soft.draws(node) >= self.first * (1 + soft.visits[node]) ** self.widening:
+                node = self.descend(soft, node, rng)
             if tree.is_open(node):
                 ends = yield [Expand(node, 1, whole=True)]
-                soft.add(node, ends[0][0] if ends[0] else None)
+                for end in ends[0]:  # none where the draw failed: that tells nothing
+                    soft.back_up(end)
             else:
                 soft.visit(node)
         return None
 
     @abstractmethod
-    def descend(self, soft: "_Soft", node: int, children: list[int], rng: random.Random) -> int:
+    def descend(self, soft: "SoftValues", node: int, rng: random.Random) -> int:
         """The child to go on with."""
 
 
@@ -58,10 +60,9 @@ class DTS(SoftTree):
     id: ClassVar[str] = "dts"
     paper: ClassVar[str] = "Diffusion Tree Sampling, Jain et al. 2025, arXiv 2506.20701"
 
-    def descend(self, soft: "_Soft", node: int, children: list[int], rng: random.Random) -> int:
-        highest = max(soft.value[child] for child in children)
-        weights = [soft.drawn[child] * math.exp(self.sharpness * (soft.value[child] - highest)) for child in children]
-        return rng.choices(children, weights)[0]
+    def descend(self, soft: "SoftValues", node: int, rng: random.Random) -> int:
+        children = soft.children(node)
+        return rng.choices(children, soft.weights(children))[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,53 +74,56 @@ class DTSStar(SoftTree):
     explore: float = 0.3
     "c"
 
-    def descend(self, soft: "_Soft", node: int, children: list[int], rng: random.Random) -> int:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "explore", least=0)
+
+    def descend(self, soft: "SoftValues", node: int, rng: random.Random) -> int:
         def bound(child: int) -> float:
-            return soft.value[child] + self.explore * math.sqrt(
-                math.log(1 + soft.visits(node)) / (1 + soft.visits(child))
-            )
+            return soft.value[child] + self.explore * math.sqrt(math.log(soft.visits[node]) / soft.visits[child])
 
-        return max(children, key=bound)
+        return max(soft.children(node), key=bound)
 
 
-class _Soft:
-    """Soft values, draws and visits of the nodes of one tree."""
+class SoftValues:
+    """Soft values and visits of the nodes of one tree; what it holds already counts, as in a search that starts again.
+
+    Attributes:
+        value: v of every node that a rollout went through; 0 for a path that came to no answer.
+        visits: rollouts that went through each node, and descents that ended there without a new one.
+    """
 
     def __init__(self, tree: SearchTree, sharpness: float) -> None:
         self.tree, self.sharpness = tree, sharpness
         self.value: dict[int, float] = {}
-        self.drawn: dict[int, int] = {}
-        "rollouts that drew this step from its parent"
-        self._visits: dict[int, int] = {}
-        self._below: dict[int, int] = {}
-        for end in tree.answers:  # a search that starts again knows what it has found
-            self.add(0, end, times=tree.num_draws[end])
+        self.visits: Counter[int] = Counter()
+        for node in range(1, len(tree)):
+            if not tree.children[node]:
+                self.back_up(node, times=tree.num_draws[node])
+
+    def children(self, node: int) -> list[int]:
+        return [child for child in self.tree.children[node] if child in self.value]
 
     def draws(self, node: int) -> int:
-        return self._below.get(node, 0)
+        """Draws made from a node; whatever lies deeper was drawn from its children."""
+        return sum(self.tree.num_draws[child] for child in self.children(node))
 
-    def visits(self, node: int) -> int:
-        return self._visits.get(node, 0)
+    def weights(self, children: list[int]) -> list[float]:
+        """Draws times exp(lambda v) of siblings, up to a factor that keeps it from overflowing."""
+        highest = max(self.value[child] for child in children)
+        return [
+            self.tree.num_draws[child] * math.exp(self.sharpness * (self.value[child] - highest)) for child in children
+        ]
 
-    def visit(self, node: int) -> None:
+    def back_up(self, end: int, times: int = 1) -> None:
+        """Rollouts came to `end`."""
+        self.value.setdefault(end, self.tree.value(end) if self.tree.is_answer(end) else 0.0)
+        for node in reversed([0, *self.tree.path(end)[:-1]]):
+            children = self.children(node)
+            mean = math.fsum(self.weights(children)) / self.draws(node)
+            self.value[node] = max(self.value[child] for child in children) + math.log(mean) / self.sharpness
+        self.visit(end, times)
+
+    def visit(self, node: int, times: int = 1) -> None:
         for one in [0, *self.tree.path(node)]:
-            self._visits[one] = self.visits(one) + 1
-
-    def add(self, start: int, end: int | None, times: int = 1) -> None:
-        """A rollout from `start` came to `end`. A failed one tells nothing, an unfinished one is worth 0."""
-        if end is None:
-            return
-        path = [start, *(node for node in self.tree.path(end) if self.tree.depth[node] > self.tree.depth[start])]
-        for parent, child in pairwise(path):
-            self._below[parent] = self.draws(parent) + times
-            self.drawn[child] = self.drawn.get(child, 0) + times
-        self.value[end] = self.tree.value(end) if self.tree.is_answer(end) else 0.0
-        for node in reversed([0, *self.tree.path(end)][:-1]):
-            children = [child for child in self.tree.children[node] if child in self.value]
-            highest = max(self.value[child] for child in children)
-            total = math.fsum(self.drawn[child] for child in children)
-            mean = math.fsum(
-                self.drawn[child] * math.exp(self.sharpness * (self.value[child] - highest)) for child in children
-            )
-            self.value[node] = highest + math.log(mean / total) / self.sharpness
-        self.visit(end)
+            self.visits[one] += times

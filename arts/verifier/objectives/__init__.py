@@ -12,6 +12,7 @@ from arts.verifier.objectives.subtb import SubTB
 from arts.verifier.objectives.values import McValue, Outcome, PointwisePRM, RestValue
 
 __all__ = [
+    "DEFAULT_OBJECTIVE",
     "OBJECTIVES",
     "RFM",
     "Batch",
@@ -53,6 +54,9 @@ OBJECTIVES: Mapping[str, type[Any]] = {
         RestValue,
     )
 }
+
+DEFAULT_OBJECTIVE = MeanFlow(leaf_weight=4.0)
+"""Level with `outcome` for choosing where data is plenty, and its inner scores are chances (docs/experiments.md)."""
 
 
 def build_objective(name: str, options: Mapping[str, Any] | None = None) -> Objective:
