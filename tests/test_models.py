@@ -12,6 +12,7 @@ from arts.lm.load import load_causal_lm, weights_fingerprint
 from arts.models import shipped_folder
 from arts.tasks.countdown import sample_trace
 from arts.verifier.model import load_verifier
+from arts.verifier.objectives import DEFAULT_OBJECTIVE, describe_objective
 
 PROPOSER, VERIFIER = shipped_folder("countdown-proposer"), shipped_folder("countdown-verifier")
 LANGUAGE_MODEL = load_causal_lm(PROPOSER)
@@ -40,10 +41,11 @@ def test_proposer_is_a_qwen2_model_of_the_promised_size() -> None:
     assert len(TOKENIZER) == LANGUAGE_MODEL.model.config.vocab_size, "no text gives an id without a row"
 
 
-def test_verifier_is_trained_from_the_shipped_proposer_with_rfm_on_enough_problems() -> None:
+def test_verifier_is_trained_from_the_shipped_proposer_with_the_default_objective_on_enough_problems() -> None:
     card = json.loads((VERIFIER / "verifier.json").read_text())
     assert card["base_fingerprint"] == weights_fingerprint(PROPOSER)
-    assert card["objective"]["name"] == "rfm"
+    assert card["objective"] == describe_objective(DEFAULT_OBJECTIVE)
+    assert card["scale"]["inner_is_value"]
     assert card["result"]["num_trained_trees"] >= 8000
     verifier = load_verifier(VERIFIER, base=PROPOSER)
     assert verifier.language_model.tokenizer_fingerprint == LANGUAGE_MODEL.tokenizer_fingerprint
