@@ -4,7 +4,7 @@
 # of results/objectives.jsonl that exist are not made again, so a fresh clone with the committed rows has little to do.
 #
 # Cost on two cores of a shared CPU machine (2026-11-21): trees 15 min; one run 2 min at 600 problems, 3.5 min at 2,400,
-# 6 min at 8,000; the test 12 s a verifier. All of it is about 9 hours of one core; PARTS=2 runs two processes.
+# 5 min at 8,000; the test 10 s a verifier. All of it is about 6 hours of one core; PARTS=2 runs two processes.
 set -euo pipefail
 export OMP_NUM_THREADS=1
 python=${PYTHON:-.venv/bin/python}
@@ -31,21 +31,36 @@ $python recipes/objectives.py inner
 seeds=(--seed 0 --seed 1 --seed 2)
 train --size 600 "${seeds[@]}"
 train --size 2400 "${seeds[@]}"
-train --size 2400 --seed 0 --learning-rate 6e-4
+train --size 2400 --seed 0 --learning-rate 6e-4 --objective outcome --objective mean_flow --objective rfm
 
-# 3. Where does the paper's gain come from? Conservation or not, log or linear, wide or narrow rewards; how the score of a
-#    path is made (last, min, mean, product) is in every row.
+# 3. Trials: weight on the ends; the best three, the paper's and a heavier weight at 8,000 problems.
+train --size 2400 "${seeds[@]}" --objective rfm:leaf_weight=4 --objective mean_flow:leaf_weight=4
+train --size 2400 --seed 0 --objective tempered_flow:leaf_weight=4 --objective mc_value:leaf_weight=4 \
+    --objective rest_value:leaf_weight=4
+train --size 8000 --seed 0 --seed 1 --objective outcome --objective mean_flow:leaf_weight=4 --objective rfm
+train --size 8000 --seed 0 --objective log_mean_exp --objective mean_flow:leaf_weight=16
+
+# 4. Where does the paper's gain come from? Conservation or not, log or linear; how the score of a path is made (last, min,
+#    mean, product) is in every row. Wider or narrower rewards: add --reward-right 2 --reward-wrong 0.5.
 cells=(--objective rfm:inner_weight=0 --objective rfm:regression=poisson --objective rfm:inner_weight=0,regression=poisson)
 train --size 2400 "${seeds[@]}" "${cells[@]}"
-train --size 2400 "${seeds[@]}" --reward-right 2 --reward-wrong 0.5 --objective rfm --objective rfm:inner_weight=0
-train --size 2400 "${seeds[@]}" --objective rfm:target=bootstrap --objective subtb:length_weight=none \
-    --objective mean_flow:regression=squared_log --objective tempered_flow:alpha=0.5
 
-# 4. The test problems, once, and how it transfers: another temperature, five numbers.
-$python recipes/objectives.py test --size 600
-$python recipes/objectives.py test --size 2400
-$python -m arts collect "${pool[@]}" --split test --num-problems 300 --temperature 0.6 --out "$out/test-t06"
-$python -m arts collect "${pool[@]}" --split test --num-problems 300 --task countdown:5 --first-problem 500 --out "$out/test-5b"
-$python recipes/objectives.py test --size 2400 --pool test-t06
-$python recipes/objectives.py test --size 2400 --pool test-5b
+# 5. The same rollout tokens without forks: more problems, fewer chains. Steps hold as many tokens.
+spend=(--seed 0 --seed 1 --objective outcome --objective mean_flow:leaf_weight=4)
+train --size 3504 --chains 8 --batch-trees 6 "${spend[@]}"
+train --size 7008 --chains 4 --batch-trees 12 "${spend[@]}"
+
+# 6. The test problems, once, and how it transfers: another temperature, another proposer, five numbers.
+for size in 600 2400 8000; do $python recipes/objectives.py test --size "$size"; done
+other=(--pivots none --num-samples 16 --split test --num-problems 300 --first-problem 500)
+$python -m arts collect "${other[@]}" --temperature 0.6 --out "$out/test-t06"
+$python -m arts collect "${other[@]}" --task countdown:5 --out "$out/test-5b"
+names=(--objective rfm --objective outcome --objective mean_flow --objective pointwise_prm --objective pairwise_rm
+    --objective log_mean_exp)
+for name in test-t06 test-5b; do $python recipes/objectives.py test --size 2400 --pool "$name" "${names[@]}"; done
+# The proposer after its first training run is made by part 1 of recipes/countdown.sh.
+if [[ -d "$out/proposer-1/model" ]]; then
+    $python -m arts collect "${other[@]}" --proposer "hf:$out/proposer-1/model" --out "$out/test-proposer1"
+    $python recipes/objectives.py test --size 2400 --pool test-proposer1 "${names[@]}"
+fi
 $python recipes/objectives_table.py
