@@ -153,6 +153,8 @@ class StepScorer(Protocol):
     """A verifier that is asked while a tree grows."""
 
     scale: ScoreScale
+    caches: bool
+    """A new step costs its own tokens only (and the prompt once). Otherwise every request pays for its whole path."""
 
     def score_steps(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
         """Replies in the order of the requests. A request may rely on paths of those before it."""

@@ -1,10 +1,10 @@
 """Solve one problem within a budget: search, score, choose, and say why. Without a strategy: best of N by flow."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from arts.protocols import Proposer, Scorer, StepScorer, Task
+from arts.protocols import Proposer, Scorer, ScoreScale, StepScorer, Task
 from arts.search.budget import Bill, Budget
 from arts.search.driver import run_batched
 from arts.search.program import Search
@@ -25,6 +25,8 @@ class Solution:
     "budget, settled, complete, cancelled, or failed: ..."
     counts: dict[str, int]
     "draws that failed, did not finish, were empty or repeated themselves"
+    scale: ScoreScale
+    "what the nodes' scores are"
 
     @property
     def text(self) -> str | None:
@@ -36,36 +38,59 @@ class Solution:
 
     def lines(self, max_alternatives: int = 5) -> Iterator[str]:
         """The report of `arts solve`."""
+        prompt, bill = self.tree.problem.prompt, self.bill
         if self.leaf is None:
             why = self.stopped if self.stopped.startswith("failed") else "draw more samples, or give more tokens"
-            yield f"{self.tree.problem.prompt}: none of {self.bill.draws} draws finished; {why}"
+            yield f"{prompt}: none of {bill.draws} draws finished; {why}"
             return
-        ranked = sorted((node for node in self.tree.leaves() if node.is_answer), key=_rank)
-        yield f"problem      {self.tree.problem.prompt}"
+        others = sorted(self._others(), key=_rank)
+        yield f"problem      {prompt}"
         yield f"chosen       {self.text}"
         if self.leaf.log_flow is not None:
-            total = math.fsum(_flow(leaf) * leaf.num_draws for leaf in ranked)
-            share = _flow(self.leaf) * self.leaf.num_draws / total if total else 1.0
-            yield f"flow         {_flow(self.leaf):.2f}, {share:.0%} of the flow of all {self.bill.draws} draws"
+            name = self.scale.kind.removeprefix("log_")
+            yield f"{name:<12} {self._score(self.leaf):.2f}{self._share(others)}"
         verdict = self.leaf.verdict
         if verdict is not None:
             yield f"checker      {'agrees: right' if verdict.correct else f'disagrees: {verdict.reason}'}"
-        others = [leaf for leaf in ranked if leaf is not self.leaf]
         for leaf in others[:max_alternatives]:
             mark = "" if leaf.verdict is None else "right" if leaf.verdict.correct else f"wrong, {leaf.verdict.reason}"
-            flow = "     –" if leaf.log_flow is None else f"{_flow(leaf):6.2f}"
-            yield f"  against    {flow}  {self.tree.text(leaf.id)}  x{leaf.num_draws}  {mark}"
+            score = "" if leaf.log_flow is None else f"{self._score(leaf):6.2f}  "
+            yield f"  against    {score}{self.tree.text(leaf.id)}  x{leaf.num_draws}  {mark}"
         if len(others) > max_alternatives:
             yield f"             and {len(others) - max_alternatives} more"
-        yield f"tokens       {self.bill.generated_tokens} generated, {self.bill.verifier_tokens} read by the verifier"
+        read = f", {bill.verifier_tokens} read by the verifier" if bill.verifier_tokens else ""
+        yield f"tokens       {bill.generated_tokens} generated in {bill.draws} draws{read}"
         left_out = "".join(f", {count} draws {what}" for what, count in sorted(self.counts.items()))
         yield f"stopped      {self.stopped}{left_out}"
+
+    def _score(self, leaf: Node) -> float:
+        """As people read it: flows and chances themselves, strengths as they are added and compared."""
+        assert leaf.log_flow is not None
+        return leaf.log_flow if self.scale.kind == "log_strength" else math.exp(min(leaf.log_flow, 700.0))
+
+    def _others(self) -> list[Node]:
+        """The finished solutions besides the chosen one; where that has a score, what has none is no answer."""
+        assert self.leaf is not None
+        scored = self.leaf.log_flow is not None
+        answers = (node for node in self.tree.leaves() if node.is_answer and (node.log_flow is not None) == scored)
+        return [node for node in answers if node is not self.leaf]
+
+    def _share(self, others: Sequence[Node]) -> str:
+        """How much of the flow that was found ends in the chosen solution, every draw counted; of flows only."""
+        if self.scale.kind != "log_flow":
+            return ""
+        if not others:
+            return ", the only solution found"
+        found = [(leaf.log_flow or 0.0, leaf.num_draws) for leaf in (self.leaf, *others) if leaf]
+        own, num_draws = found[0][0], sum(draws for _, draws in found)
+        relative = [draws * math.exp(min(log_flow - own, 700.0)) for log_flow, draws in found]
+        return f", {relative[0] / math.fsum(relative):.0%} of the flow of all {num_draws} finished draws"
 
 
 def solve(
     task: Task,
     proposer: Proposer,
-    scorer: Scorer | StepScorer,
+    scorer: Scorer | StepScorer | None,
     problem: Problem,
     *,
     num_samples: int = 16,
@@ -77,25 +102,27 @@ def solve(
     """Search for the best answer.
 
     Args:
-        scorer: a `StepScorer` pays every token once; any other `Scorer` reads whole paths.
+        scorer: a `StepScorer` pays every token once; any other `Scorer` reads whole paths. None will do for a
+            strategy that looks at no scores.
         num_samples: N of best-of-N, where no strategy is given.
         budget: the most to spend; without one, what the strategy takes by itself.
         seed: of the draws; the same seed draws the same solutions.
         watch: called with the search whenever it has grown.
     """
-    step_scorer = as_step_scorer(scorer, proposer)
+    step_scorer = None if scorer is None else as_step_scorer(scorer, proposer)
     search = Search(
         problem,
         strategy or BestOfN(n=num_samples),
         budget or Budget(),
         judge=lambda text: task.judge(problem, text),
         max_new_tokens=task.max_new_tokens,
-        scale=step_scorer.scale,
+        scale=None if step_scorer is None else step_scorer.scale,
         seed=seed,
+        verifier_caches=step_scorer is not None and step_scorer.caches,
     )
     ((_, result),) = run_batched([search], proposer, step_scorer, watch=(lambda _, one: watch(one)) if watch else None)
     leaf = None if result.answer is None else result.tree.nodes[result.answer]
-    return Solution(result.tree, leaf, result.bill, result.stopped, result.counts)
+    return Solution(result.tree, leaf, result.bill, result.stopped, result.counts, search.tree.scale)
 
 
 def as_step_scorer(scorer: Scorer | StepScorer, proposer: Proposer) -> StepScorer:
@@ -105,10 +132,6 @@ def as_step_scorer(scorer: Scorer | StepScorer, proposer: Proposer) -> StepScore
     return WholePathScorer(scorer, tokenizer=proposer.tokenizer_fingerprint)
 
 
-def _rank(leaf: Node) -> tuple[float, int]:
-    """The highest flow first, equals in order of drawing."""
-    return (-(leaf.log_flow if leaf.log_flow is not None else -math.inf), leaf.id)
-
-
-def _flow(node: Node) -> float:
-    return math.exp(min(node.log_flow or 0.0, 700.0))
+def _rank(leaf: Node) -> tuple[float, int, int]:
+    """The highest flow first, of equals and without flows what was drawn most often, then in order of drawing."""
+    return (math.inf if leaf.log_flow is None else -leaf.log_flow, -leaf.num_draws, leaf.id)

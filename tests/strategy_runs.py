@@ -96,8 +96,13 @@ class SameStep(Fake):
 class Scores(StepScorer):
     """The log score of a path is a function of its text."""
 
+    caches = False
+
     def __init__(self, log_score: Callable[[str], float], scale: ScoreScale = VALUES) -> None:
         self.log_score, self.scale = log_score, scale
+
+    def forget(self) -> None:
+        """Nothing is kept."""
 
     def score_steps(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
         replies = []

@@ -1,16 +1,21 @@
 """The command line: help without torch, one clear sentence and status 2 for every mistake, and the whole pipeline."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from test_imports import run_without_torch
 
 from arts.cli import main
 from arts.models import shipped_folder
+from arts.search.strategies import STRATEGIES
 from arts.verifier.objectives import OBJECTIVES
+
+MAIN = "from arts.cli import main\nmain()"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,10 +43,12 @@ def test_help_names_every_command_and_imports_neither_torch_nor_numpy() -> None:
         text=True,
         check=True,
     ).stdout
-    for command in ("collect", "train", "evaluate", "solve", "demo"):
+    for command in ("collect", "train", "evaluate", "search", "solve", "demo"):
         assert f"\n  {command}" in shown
     assert shown.rstrip().endswith("[]")
 
+
+TOY = ("--task", "toy", "--proposer", "table")
 
 MISTAKES = [
     (("solve", "3 5 7 11 = 24"), "not a Countdown problem"),
@@ -55,17 +62,34 @@ MISTAKES = [
     (("solve", "3 5 7 11 > 24", "--temperature", "0"), "temperature 0"),
     (("solve", "3 5 7 11 > 24", "--task", "chess"), "unknown task 'chess'"),
     (("solve", "3 5 7 11 > 24", "--device", "abacus"), "device 'abacus' cannot be used"),
+    (("solve", "3 5 7 11 > 24", "--strategy", "teleport"), "strategy is 'teleport'; allowed are arts, best-of-n,"),
+    (("solve", "3 5 7 11 > 24", "--strategy", "beam:width=0"), "strategy beam: width is 0; it must be at least 1"),
+    (
+        ("solve", "3 5 7 11 > 24", "--num-samples", "9", "--strategy", "beam:width=2"),
+        "--num-samples is for best of N without a strategy; give beam options of its own",
+    ),
+    (("search", "--out", "X", "--strategy", "teleport"), "strategy is 'teleport'; allowed are arts, best-of-n,"),
+    (("search", "--out", "X", "--strategy", "beam:height=2"), "strategy beam has no option 'height'; its options are"),
+    (("search", "--out", "X", "--strategy", "mcts:preset=go"), "strategy mcts: preset is 'go'; allowed are"),
+    (("search", "--out", "X", "--strategy", "beam", "--split", "dev"), "--split is 'dev'; allowed are train,"),
+    (("search", "--out", "X", "--strategy", "beam", "--task", "chess"), "unknown task 'chess'"),
+    (("search", "--out", "X", "--strategy", "beam", "--proposer", "table"), "toy task only"),
+    (("search", "--out", "X", "--strategy", "beam", "--verifier", "/no/such/folder"), "holds no verifier"),
+    (
+        ("search", "--out", "X", "--strategy", "beam", *TOY, "--verifier", "python:no_such_module:f"),
+        "no_such_module",
+    ),
     (("collect", "--out", "X", "--task", "countdown:9"), "3 to 6"),
     (("collect", "--out", "X", "--num-problems", "0"), "num_problems is 0"),
     (("collect", "--out", "X", "--split", "dev"), "--split is 'dev'"),
     (("collect", "--out", "X", "--proposer", "table"), "toy task only"),
     (("train", "/no/such/folder", "--out", "X"), "holds no collection"),
     (("train", "T", "--out", "X", "--objective", "ppo"), "objective is 'ppo'; allowed are rfm, mean_flow,"),
-    (("train", "T", "--out", "X", "--set", "alpha=1"), "objective rfm has no option 'alpha'; its options are"),
+    (("train", "T", "--out", "X", "--set", "alpha=1"), "objective mean_flow has no option 'alpha'; its options are"),
     (("train", "T", "--out", "X", "--set", "leaf_weight"), "is not of the form KEY=VALUE"),
     (
         ("train", "T", "--out", "X", "--set", "leaf_weight=big"),
-        "objective rfm: leaf_weight is 'big'; it must be a number",
+        "objective mean_flow: leaf_weight is 'big'; it must be a number",
     ),
     (("train", "T", "--out", "X", "--preset", "paper", "--objective", "outcome"), "--preset paper fixes the objective"),
     (("train", "T", "--out", "X", "--preset", "mine"), "--preset is 'mine'; allowed are paper"),
@@ -157,6 +181,58 @@ def test_list_objectives_prints_one_name_a_line_with_its_paper() -> None:
     lines = run("train", "--list-objectives").stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(OBJECTIVES)
     assert all("arXiv" in line or "Sutton" in line for line in lines)
+
+
+def test_list_strategies_prints_what_each_needs_and_its_paper_without_torch() -> None:
+    shown = run_without_torch(f"import sys\nsys.argv = ['arts', 'search', '--list-strategies']\n{MAIN}")
+    assert shown.returncode == 0, shown.stderr
+    lines = [re.split(r"\s{2,}", line, maxsplit=2) for line in shown.stdout.splitlines()]
+    needs = {"none": "no verifier", "ends": "scores of ends", "all": "scores of steps"}
+    assert lines == [[name, needs[strategy.scores], strategy.paper] for name, strategy in STRATEGIES.items()]
+
+
+def test_search_without_a_strategy_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["arts", "search", "--out", "X"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "Missing option '--strategy'" in capsys.readouterr().err
+
+
+SCORE = """
+def letters(problem, steps):
+    return 0.1 + 0.2 * "abc".index(steps[-1][0])
+"""
+
+
+def test_strategies_are_compared_from_the_shell_and_more_are_added_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(SCORE)
+    out = tmp_path / "out"
+    scorer = ("--verifier", f"python:{tmp_path / 'score.py'}:letters")
+    common = ("search", "--out", str(out), *TOY, *scorer, "--num-problems", "4", "--budget-tokens", "24")
+
+    def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run_without_torch(f"import sys\nsys.argv = {['arts', *common, *arguments]!r}\n{MAIN}")
+
+    first = compare("--strategy", "majority", "--strategy", "beam:width=2,expand=2")
+    assert first.returncode == 0, first.stderr
+    table = [line.split() for line in first.stdout.splitlines()]
+    assert [row[:2] for row in table[1:3]] == [["majority", "24"], ["beam:width=2,expand=2", "24"]]
+    assert first.stdout.splitlines()[-1] == f"4 problems; tokens are means a problem; rows in {out}"
+    assert "searching: 8/8" in first.stderr
+    lines = (out / "searches.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 8
+    assert max(json.loads(line)["bill"]["generated_tokens"] for line in lines) <= 24
+    (out / "searches.jsonl").write_text("".join(lines)[: -len(lines[-1]) // 2])  # in the middle of the last line
+    more = compare("--strategy", "majority", "--strategy", "beam:width=2,expand=2", "--strategy", "arts", "--seed", "0")
+    assert more.returncode == 0, more.stderr
+    again = (out / "searches.jsonl").read_text().splitlines(keepends=True)
+    assert sorted(again[:8]) == sorted(lines)
+    assert [json.loads(line)["spec"]["strategy"] for line in again[8:]] == ["arts"] * 4
+    assert more.stdout.splitlines()[1:3] == first.stdout.splitlines()[1:3]
+    other = compare("--strategy", "majority", "--split", "test")
+    assert other.returncode == 2
+    assert other.stderr.splitlines()[-1].startswith(f"arts: {out} holds searches with split 'validation' (now 'test')")
 
 
 def test_module_and_script_are_the_same_program() -> None:

@@ -622,6 +622,11 @@ class ConstantScorer:
 
     scale = ScoreScale()
 
+    caches = False
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
     def score_steps(self, requests: Sequence[Any]) -> list[ScoreReply]:
         return [ScoreReply((0.0,) * request.num_new, request.num_new) for request in requests]
 

@@ -209,9 +209,14 @@ def test_a_proposer_that_always_fails_fails_all_searches(run: Run) -> None:
 class BrokenScorer(ExactScorer):
     """Fails for one problem where a path has two steps."""
 
+    caches = False
+
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how = how
+
+    def forget(self) -> None:
+        """Nothing is kept."""
 
     def score_steps(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
         replies = super().score_steps(requests)

@@ -40,6 +40,9 @@ class ExactScorer:
         self.asked: list[ScoreRequest] = []
         self._read: set[tuple[str, str]] = set()
 
+    def forget(self) -> None:
+        """Nothing is kept."""
+
     def score_steps(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
         self.asked += requests
         return [ScoreReply(tuple(map(math.log, self._flows(one))), self._cost(one)) for one in requests]

@@ -15,7 +15,9 @@ def solve_command(
     proposer: PROPOSER = "countdown",
     verifier: VERIFIER = "countdown",
     backbone: BASE = None,
-    num_samples: Annotated[int, typer.Option(min=1, help="N of best-of-N, where no strategy is given")] = 16,
+    num_samples: Annotated[
+        int | None, typer.Option(min=1, help="N of best-of-N, where no strategy is given. Default: 16")
+    ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="how to search: ID or ID:KEY=VALUE,... of `arts search --list-strategies`")
     ] = None,
@@ -29,32 +31,30 @@ def solve_command(
     threads: THREADS = 1,
 ) -> None:
     """Solve one problem within a budget: search, choose the answer with the highest flow, check it."""
-    from arts.build import build_proposer, build_step_scorer, build_task
+    from arts.build import build_proposer, build_step_scorer, build_task, needs_torch
     from arts.cli.live import watch_search
     from arts.search.budget import Budget
     from arts.search.strategies import parse_strategy
     from arts.solve import solve
 
+    if strategy is not None and num_samples is not None:
+        raise ValueError(
+            f"--num-samples is for best of N without a strategy; give {strategy.partition(':')[0]} options of its own, "
+            "as in best-of-n:n=32"
+        )
     chosen_task = build_task(task)
-    rule = None if strategy is None else parse_strategy(strategy)
+    rule = parse_strategy(strategy or f"best-of-n:n={num_samples or 16}")
     parsed = chosen_task.parse(problem)
     print("loading models …", file=sys.stderr, flush=True)
-    use_torch_threads(threads)
+    scored = rule.scores != "none"
+    use_torch_threads(threads, needed=proposer != "table" or (scored and needs_torch(verifier)))
     sampling = {"temperature": temperature, "top_p": top_p}
     chosen_proposer = build_proposer(proposer, chosen_task, **sampling, device=device, keep_tokens=1 << 15)
-    scorer = build_step_scorer(verifier, chosen_proposer, base=backbone, device=device)
+    scorer = build_step_scorer(verifier, chosen_proposer, base=backbone, device=device) if scored else None
     budget = Budget(generated_tokens=budget_tokens)
     with watch_search(budget, shown=live) as watch:
         solution = solve(
-            chosen_task,
-            chosen_proposer,
-            scorer,
-            parsed,
-            num_samples=num_samples,
-            strategy=rule,
-            budget=budget,
-            seed=seed,
-            watch=watch,
+            chosen_task, chosen_proposer, scorer, parsed, strategy=rule, budget=budget, seed=seed, watch=watch
         )
     print("\n".join(solution.lines()))
     if show_tree:

@@ -70,17 +70,25 @@ def run_specs(
     """Search what has no row yet, and return the rows of all specs and problems.
 
     Args:
+        scorer: None where no strategy looks at scores.
         header: what else decides the results: task, proposer, verifier. A folder holds rows of one header.
+        watch: called with the number of rows that are there, and that of all.
+
+    Returns:
+        Rows spec by spec, in the order of `specs` and `problems`, whatever their order in the file.
 
     Raises:
         ValueError: the folder's rows were made with another header; or a strategy or its options are not known.
     """
+    specs = list(dict.fromkeys(specs))
     for spec in specs:
         spec.build()  # mistakes are said before any work
     folder.mkdir(parents=True, exist_ok=True)
     _check_header(folder / HEADER, header)
-    rows = {(row.spec, row.problem): row for row in read_rows(folder)}
-    total = len(specs) * len(problems)
+    # Rows made without curves are of no use where curves are asked for.
+    rows = {(row.spec, row.problem): row for row in read_rows(folder) if row.curve or not keep_curves}
+    wanted = [(spec, problem.id) for spec in specs for problem in problems]
+    num_done = sum(key in rows for key in wanted)
     scale = None if scorer is None else scorer.scale
 
     def prepared(spec: SearchSpec, problem: Problem) -> Search:
@@ -92,6 +100,7 @@ def run_specs(
             judge=lambda text: task.judge(problem, text),
             max_new_tokens=task.max_new_tokens,
             scale=scale,
+            verifier_caches=scorer is not None and scorer.caches,
             seed=spec.seed,
             keep_curve=keep_curves,
         )
@@ -107,27 +116,38 @@ def run_specs(
                 rows[spec, row.problem] = row
                 file.write(dump(_to_json(row)) + "\n")
                 file.flush()
+                num_done += 1
                 if watch:
-                    watch(sum(key[0] in specs for key in rows), total)
+                    watch(num_done, len(wanted))
         os.fsync(file.fileno())
-    wanted = {problem.id for problem in problems}
-    return [row for row in rows.values() if row.spec in specs and row.problem in wanted]
+    return [rows[key] for key in wanted]
 
 
-def read_rows(folder: Path) -> Iterator[SearchRow]:
-    """The whole rows of a folder; a last line that was cut off is taken out of the file, a damaged one is an error."""
+def read_rows(folder: Path) -> list[SearchRow]:
+    """The rows of a folder, of equal keys the last one.
+
+    A last line that was cut off is taken out of the file.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
     path = folder / ROWS
     if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        write_atomically(path, "".join(lines[:-1]))
-        del lines[-1]
-    for number, line in enumerate(lines, start=1):
+        return []
+    # Bytes: the cut may be inside a character, and text has line ends of its own that JSON does not escape.
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    rows: dict[tuple[SearchSpec, str], SearchRow] = {}
+    for number, line in enumerate(content[:whole].splitlines(), start=1):
         try:
-            yield _from_json(json.loads(line))
+            row = _from_json(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} line {number} is damaged: {error}") from error
+        rows[row.spec, row.problem] = row
+    return list(rows.values())
 
 
 class SpecSummary(NamedTuple):
@@ -154,6 +174,8 @@ def summarize(rows: Sequence[SearchRow], *, only: Callable[[str], bool] | None =
     """
     chosen = [row for row in rows if only is None or only(row.problem)]
     problems = list(dict.fromkeys(row.problem for row in chosen))
+    if not problems:
+        return []
     groups: dict[tuple[str, int | None], list[SearchRow]] = {}
     for row in chosen:
         groups.setdefault((row.spec.strategy, row.spec.budget_tokens), []).append(row)
@@ -244,7 +266,10 @@ def _check_header(path: Path, header: dict[str, Any]) -> None:
     if not path.exists():
         write_atomically(path, dump(header) + "\n")
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     other = sorted(key for key in found.keys() | header.keys() if found.get(key) != header.get(key))
     if other:
         was = ", ".join(f"{key} {found.get(key)!r} (now {header.get(key)!r})" for key in other)

@@ -13,6 +13,8 @@ class WholePathScorer:
         tokenizer: fingerprint of the tokenizer that the steps' token ids belong to, as a proposer reports it.
     """
 
+    caches = False
+
     def __init__(self, scorer: Scorer, *, tokenizer: str | None = None) -> None:
         self.scorer, self.tokenizer = scorer, tokenizer
         self.scale: ScoreScale = getattr(scorer, "scale", ScoreScale())

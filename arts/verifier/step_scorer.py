@@ -30,6 +30,8 @@ class CachedFlowScorer:
         ValueError: the backbone's attention cannot be exchanged (see `use_tree_attention`).
     """
 
+    caches = True
+
     def __init__(
         self,
         verifier: FlowVerifier,
@@ -58,7 +60,8 @@ class CachedFlowScorer:
         kept: set[CachedNode] = set()
         num_new = num_kept = 0
         for index, request in enumerate(requests):
-            path = self.cache.path(self._token_ids(request))
+            token_ids = self._token_ids(request)
+            path = self.cache.path(token_ids)
             wanted = _Wanted(index, path, request.num_new)
             if (known := wanted.scores()) is not None:
                 self.cache.touch(path)
@@ -68,6 +71,8 @@ class CachedFlowScorer:
             full = num_kept + _num_tokens(more) > self.cache.pool.capacity
             if batch and (full or num_new + _num_missing(more) > self.batch_tokens):
                 replies |= self._compute(batch)
+                path = self.cache.path(token_ids)  # its nodes may have been dropped for those that just ran
+                wanted = _Wanted(index, path, request.num_new)
                 batch, kept, more, num_new, num_kept = [], set(), path, 0, 0
             batch.append(wanted)
             kept.update(more)

@@ -1,0 +1,68 @@
+"""The benchmark of search costs: hooks see what bills say, each token of a tree once, and the counts of a formula."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def search_cost() -> ModuleType:
+    path = ROOT / "benchmarks" / "search_cost.py"
+    spec = importlib.util.spec_from_file_location("benchmark_search_cost", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows_of(search_cost: ModuleType, out: Path, **options: Any) -> list[dict[str, Any]]:
+    search_cost.main(**options, out=out)
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_countdown_tokens_go_through_the_verifier_once(search_cost: ModuleType, tmp_path: Path) -> None:
+    names = ["beam:width=2,expand=2", "mcts:expand=2", "arts:guide=1,first=2"]
+    options: dict[str, Any] = {"part": ["countdown"], "strategy": names, "num_problems": 2, "budget_tokens": 60}
+    rows = rows_of(search_cost, tmp_path / "rows.jsonl", **options)
+    assert [row["strategy"] for row in rows] == names
+    for row in rows:
+        assert row["kept_verifier_tokens"] == row["kept_verifier_billed"] == row["kept_distinct_tokens"] > 0
+        assert row["kept_verifier_ratio"] == 1.0
+        assert row["whole_verifier_tokens"] == row["whole_verifier_billed"] > row["whole_distinct_tokens"]
+        for side in ("kept", "whole"):
+            assert row[f"{side}_proposer_tokens"] == row[f"{side}_proposer_counted"]
+            assert row[f"{side}_drawn_tokens"] <= 2 * 60
+        assert row["kept_proposer_tokens"] < row["whole_proposer_tokens"]
+
+
+def test_long_paths_cost_what_the_formula_says(
+    search_cost: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four new paths a level: a whole path of s steps is P + s T tokens, kept it is T; the problem itself is P."""
+    options: dict[str, Any] = {"part": ["paths"], "num_steps": [3, 6], "step_tokens": 5, "repetitions": 1}
+    rows = rows_of(search_cost, tmp_path / "rows.jsonl", **options)
+    shown = capsys.readouterr().out
+    for row, steps in zip(rows, (3, 6), strict=True):
+        prompt, size = search_cost.PROMPT_TOKENS, 5
+        whole = prompt + 4 * sum(prompt + size * step for step in range(1, steps + 1))
+        kept = prompt + 4 * size * steps
+        assert row["whole_verifier_tokens"] == row["whole_verifier_billed"] == whole
+        assert row["kept_verifier_tokens"] == row["kept_verifier_billed"] == row["kept_distinct_tokens"] == kept
+        assert row["token_ratio"] == whole / kept
+        assert row["kept_scores"] == pytest.approx(row["whole_scores"], abs=1e-5)
+        assert f"{whole:,} / {kept:,}" in shown
+
+
+def test_overhead_fills_trees_up_to_their_size(search_cost: ModuleType, tmp_path: Path) -> None:
+    names = ["best-of-n", "beam", "best-first"]
+    options: dict[str, Any] = {"part": ["overhead"], "overhead_strategy": names, "num_nodes": [10, 100]}
+    rows = rows_of(search_cost, tmp_path / "rows.jsonl", **options)
+    assert [(row["strategy"], row["nodes"]) for row in rows] == [(name, size) for name in names for size in (10, 100)]
+    assert {row["stopped"] for row in rows} == {"budget"}
