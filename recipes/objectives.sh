@@ -50,7 +50,7 @@ spend=(--seed 0 --seed 1 --objective outcome --objective mean_flow:leaf_weight=4
 train --size 3504 --chains 8 --batch-trees 6 "${spend[@]}"
 train --size 7008 --chains 4 --batch-trees 12 "${spend[@]}"
 
-# 6. The test problems, once, and how it transfers: another temperature, another proposer, five numbers.
+# 6. The test problems, once, and how it transfers: another temperature, five numbers.
 for size in 600 2400 8000; do $python recipes/objectives.py test --size "$size"; done
 other=(--pivots none --num-samples 16 --split test --num-problems 300 --first-problem 500)
 $python -m arts collect "${other[@]}" --temperature 0.6 --out "$out/test-t06"
@@ -58,9 +58,4 @@ $python -m arts collect "${other[@]}" --task countdown:5 --out "$out/test-5b"
 names=(--objective rfm --objective outcome --objective mean_flow --objective pointwise_prm --objective pairwise_rm
     --objective log_mean_exp)
 for name in test-t06 test-5b; do $python recipes/objectives.py test --size 2400 --pool "$name" "${names[@]}"; done
-# The proposer after its first training run is made by part 1 of recipes/countdown.sh.
-if [[ -d "$out/proposer-1/model" ]]; then
-    $python -m arts collect "${other[@]}" --proposer "hf:$out/proposer-1/model" --out "$out/test-proposer1"
-    $python recipes/objectives.py test --size 2400 --pool test-proposer1 "${names[@]}"
-fi
 $python recipes/objectives_table.py

@@ -38,10 +38,11 @@ class Adaptive(Strategy):
         require(self, "fresh", above=0)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
-        drawn = 0
+        drawn = looked_at = 0
         while drawn < self.n:
-            if any(tree.value(node) >= self.settled for node in tree.answers):
+            if any(tree.value(node) >= self.settled for node in tree.answers[looked_at:]):
                 return "settled"
+            looked_at = len(tree.answers)
             count = min(self.n - drawn, self.wave if drawn else self.first)
             starts = [self._start(tree, rng) for _ in range(count)] if self.guide else [0] * count
             yield [Expand(start, starts.count(start), whole=True) for start in dict.fromkeys(starts)]

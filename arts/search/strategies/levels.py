@@ -188,8 +188,10 @@ def shares(tree: SearchTree, nodes: Sequence[int], total: int, temperature: floa
     if not nodes or total < 1:
         return []
     values = [tree.value(node) for node in nodes]
-    weights = [math.exp((value - max(values)) / temperature) for value in values]
-    exact = [total * weight / math.fsum(weights) for weight in weights]
+    highest = max(values)
+    weights = [math.exp((value - highest) / temperature) for value in values]
+    whole = math.fsum(weights)
+    exact = [total * weight / whole for weight in weights]
     counts = [math.floor(share + 1e-9) for share in exact]
     order = sorted(range(len(nodes)), key=lambda index: -round(exact[index] - counts[index], 9))
     for index in order[: total - sum(counts)]:
