@@ -50,12 +50,17 @@ spend=(--seed 0 --seed 1 --objective outcome --objective mean_flow:leaf_weight=4
 train --size 3504 --chains 8 --batch-trees 6 "${spend[@]}"
 train --size 7008 --chains 4 --batch-trees 12 "${spend[@]}"
 
-# 6. The test problems, once, and how it transfers: another temperature, five numbers.
+# 6. The test problems, once, and how it transfers: another temperature, another proposer, five numbers.
 for size in 600 2400 8000; do $python recipes/objectives.py test --size "$size"; done
 other=(--pivots none --num-samples 16 --split test --num-problems 300 --first-problem 500)
 $python -m arts collect "${other[@]}" --temperature 0.6 --out "$out/test-t06"
 $python -m arts collect "${other[@]}" --task countdown:5 --out "$out/test-5b"
+$python recipes/train_countdown_proposer.py --out "$out/proposer-other" --seed 9 --num-traces 120000 --hidden-size 96 \
+    --sizes 4:0.85,5:0.15 --num-layers 5 --batch-size 64 --stop-after-s 700 # what it reaches depends on the machine
+$python -m arts collect "${other[@]}" --proposer "hf:$out/proposer-other/model" --out "$out/test-other"
 names=(--objective rfm --objective outcome --objective mean_flow --objective pointwise_prm --objective pairwise_rm
     --objective log_mean_exp)
-for name in test-t06 test-5b; do $python recipes/objectives.py test --size 2400 --pool "$name" "${names[@]}"; done
+for name in test-t06 test-5b test-other; do
+    $python recipes/objectives.py test --size 2400 --pool "$name" "${names[@]}"
+done
 $python recipes/objectives_table.py
