@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from arts.evaluate.metrics import Estimate, paired_bootstrap
+from arts.evaluate.metrics import paired_bootstrap
+from arts.evaluate.searches import shown
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "objectives.jsonl"
@@ -145,13 +146,15 @@ def _cells(group: Group, baseline: Group | None, pool: dict[str, np.ndarray]) ->
     finals = [own["best_of"]["16"] for own in metrics]
     cells = [group.label, f"{len(metrics)}: {min(finals):.3f} to {max(finals):.3f}"]
     cells += [f"{np.mean([own['best_of'][str(k)] for own in metrics]):.3f}" for k in (2, 4, 8)]
-    cells.append(_interval(estimate(accuracy_P, ones_P)))
+    cells.append(shown(estimate(accuracy_P, ones_P)))
     if pool:
-        cells.append(_interval(estimate(accuracy_P - pool["random"], pool["oracle"] - pool["random"])))
-        cells.append(_interval(estimate(accuracy_P * pool["rare"], pool["rare"])))
+        cells.append(shown(estimate(accuracy_P - pool["random"], pool["oracle"] - pool["random"])))
+        cells.append(shown(estimate(accuracy_P * pool["rare"], pool["rare"])))
     else:
         cells += [f"{np.mean([own[key] for own in metrics]):.3f}" for key in ("gap_closed", "rare")]
-    cells.append(_interval(estimate(100 * (accuracy_P - baseline.accuracy_P), ones_P), "+.1f") if baseline else MISSING)
+    cells.append(
+        shown(estimate(100 * (accuracy_P - baseline.accuracy_P), ones_P), form="+.1f") if baseline else MISSING
+    )
     ways = [own["by_aggregation"] for own in metrics if "by_aggregation" in own]
     cells.append(" / ".join(f"{np.mean([way[how] for way in ways]):.3f}" for how in ("last", "min") if ways))
     for key in ("siblings_pairs", "problem_pairs"):
@@ -170,12 +173,6 @@ def _short(value: Any) -> str:
 
 def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}" if values else MISSING
-
-
-def _interval(estimate: Estimate, form: str = ".3f") -> str:
-    if estimate.value is None:
-        return MISSING
-    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def _line(cells: Sequence[str]) -> str:

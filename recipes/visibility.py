@@ -16,7 +16,8 @@ from typing import ClassVar
 import numpy as np
 
 from arts.build import build_proposer, build_task
-from arts.evaluate.metrics import Estimate, paired_bootstrap
+from arts.evaluate.metrics import paired_bootstrap
+from arts.evaluate.searches import shown
 from arts.lm.load import quiet, use_threads
 from arts.protocols import Proposer, Task
 from arts.search.budget import Budget
@@ -87,14 +88,10 @@ def measured_lines(task: Task, proposer: Proposer, problems: list[Problem], k: i
     for name, side in seen.items():
         spent = np.mean([one.bill.generated_tokens for one in side])
         difference = estimate(100 * (covered[name] - covered[next(iter(covered))]), ones_P)
-        lines.append(f"{name:<42} {spent:6.0f} tokens   solved {_shown(estimate(covered[name], ones_P), '.3f')}")
+        lines.append(f"{name:<42} {spent:6.0f} tokens   solved {shown(estimate(covered[name], ones_P))}")
         if side is not tree:
-            lines[-1] += f"   - tree, points {_shown(difference, '+.1f')}"
+            lines[-1] += f"   - tree, points {shown(difference, form='+.1f')}"
     return lines
-
-
-def _shown(estimate: Estimate, form: str) -> str:
-    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def main() -> None:
