@@ -1,7 +1,7 @@
 """Sparse Deep Fork: sample a frozen model's reasoning as trees (step 2 of the method in arXiv 2602.12846).
 
-For each problem N main trajectories (trunks) are drawn, then one continuation from each chosen pivot, an inner step of
-a trunk. Work runs in fixed blocks of problems; a reply is on disk before it counts, and a killed run goes on inside the
+For each problem N main trajectories (trunks) are drawn, then one continuation (or more) from each chosen pivot, an inner
+step of a trunk. Work runs in fixed blocks of problems; a reply is on disk before it counts, and a killed run goes on inside the
 block. Knows the protocols and the store; no model library.
 """
 
@@ -37,6 +37,9 @@ class CollectSettings:
     plain best-of-N pool, the form that evaluation needs."""
     fork_probability: float = 0.5
     "chance of an inner step to become a pivot under `node` (paper: 0.5)"
+    forks_per_pivot: int = 1
+    """Continuations drawn from each pivot (paper: 1). More make the values of inner steps less noisy: they are means
+    over more draws, at a price of about N (1 + forks_per_pivot (S-1)/4) for `node` and chance 0.5."""
     forks_inside: bool = False
     """False: forks come on top of N, as the paper's O(1.5 N) suggests. True: trunks and forks together stay within N,
     so that fewer trunks are drawn."""
@@ -55,7 +58,7 @@ class CollectSettings:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(choices)}")
         if self.first_problem < 0:
             raise ValueError(f"first_problem is {self.first_problem}; it must be at least 0")
-        for name in ("num_problems", "num_samples", "block_size"):
+        for name in ("num_problems", "num_samples", "forks_per_pivot", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.fork_probability <= 1:
@@ -211,11 +214,12 @@ class _ShardRun:
             steps = self.rollouts[problem.id][trunk].steps
             depths = choose_pivots(self.settings, problem, trunk, [step.stop for step in steps])
             pivots.extend((trunk, steps[:depth]) for depth in depths)
-        if self.settings.forks_inside:
-            pivots = pivots[: self.settings.num_samples - num_trunks]
+        width = self.settings.forks_per_pivot
+        last = self.settings.num_samples if self.settings.forks_inside else num_trunks + width * len(pivots)
+        starts = range(num_trunks, last, width)
         return [
-            self._job(problem, (index,), trunk, prefix)
-            for index, (trunk, prefix) in enumerate(pivots, start=num_trunks)
+            self._job(problem, tuple(range(start, min(start + width, last))), trunk, prefix)
+            for start, (trunk, prefix) in zip(starts, pivots, strict=False)
         ]
 
     def tree(self, problem: Problem) -> ReasoningTree:

@@ -21,6 +21,7 @@ def collect_command(
         str, typer.Option(help="where forks start: auto, node, trajectory, none (a plain pool)")
     ] = "auto",
     fork_probability: Annotated[float, typer.Option(help="chance of an inner step to be a pivot, for `node`")] = 0.5,
+    forks_per_pivot: Annotated[int, typer.Option(help="continuations drawn from each pivot (paper: 1)")] = 1,
     forks_inside: Annotated[bool, typer.Option(help="trunks and forks together stay within N")] = False,
     merge: Annotated[bool, typer.Option(help="make equal steps below one parent one counted node")] = True,
     temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
@@ -44,6 +45,7 @@ def collect_command(
         num_samples=num_samples,
         pivots=choice("pivots", pivots, ("auto", "node", "trajectory", "none")),  # type: ignore[arg-type]
         fork_probability=fork_probability,
+        forks_per_pivot=forks_per_pivot,
         forks_inside=forks_inside,
         merge=merge,
         max_new_tokens=max_new_tokens,
