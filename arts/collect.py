@@ -1,8 +1,8 @@
 """Sparse Deep Fork: sample a frozen model's reasoning as trees (step 2 of the method in arXiv 2602.12846).
 
-For each problem N main trajectories (trunks) are drawn, then one continuation (or more) from each chosen pivot, an inner
-step of a trunk. Work runs in fixed blocks of problems; a reply is on disk before it counts, and a killed run goes on inside the
-block. Knows the protocols and the store; no model library.
+For each problem N main trajectories (trunks) are drawn, then continuations from each chosen pivot, an inner step of a
+trunk: one in the paper. Work runs in fixed blocks of problems; a reply is on disk before it counts, and a killed run
+goes on inside the block. Knows the protocols and the store; no model library.
 """
 
 import hashlib

@@ -478,6 +478,40 @@ def test_forks_inside_stay_within_the_number_of_samples(mode: str, tmp_path: Pat
     assert at_limit == 8 * 4, "every trunk here has pivots enough"
 
 
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_every_pivot_has_as_many_forks_as_asked_for(width: int, tmp_path: Path) -> None:
+    proposer = Watched(TableProposer())
+    options = {"pivots": "node", "fork_probability": 1.0, "forks_per_pivot": width}
+    trees = run(tmp_path, proposer, task=ToyTask(2, 3), num_problems=6, num_samples=3, **options)
+    asked = fork_requests(proposer)
+    for tree in trees:
+        forks = asked[tree.problem.id]
+        assert [len(request.seeds) for request, _ in forks] == [width] * (3 * 2)  # trunks times inner steps
+        seeds = [seed for request, _ in forks for seed in request.seeds]
+        assert len(set(seeds)) == len(seeds) == 6 * width
+        assert sum(leaf.num_draws for leaf in tree.leaves()) == 3 + 6 * width
+        below = {
+            node.id: sum(child.num_draws for child in tree.nodes if child.parent == node.id) for node in tree.nodes
+        }
+        assert below[0] == 3, "forks are no draws of what lies above their pivot"
+        first_level = [node for node in tree.nodes if node.parent == 0]
+        assert all(below[node.id] == node.num_draws * (1 + width) for node in first_level)
+
+
+def test_one_fork_a_pivot_is_the_start_of_several(tmp_path: Path) -> None:
+    """Draws of trunks do not depend on how many forks follow."""
+    one, many = (run(tmp_path / str(width), TableProposer(), forks_per_pivot=width) for width in (1, 4))
+    for tree, wider in zip(one, many, strict=True):
+        assert [tree.text(leaf) for leaf in tree.trunks] == [wider.text(leaf) for leaf in wider.trunks]
+
+
+def test_several_forks_inside_stay_within_the_number_of_samples(tmp_path: Path) -> None:
+    options = {"pivots": "node", "fork_probability": 1.0, "forks_inside": True, "forks_per_pivot": 3}
+    for tree in run(tmp_path, TableProposer(), task=ToyTask(2, 4), num_problems=4, num_samples=12, **options):
+        assert len(tree.trunks) == 8
+        assert sum(leaf.num_draws for leaf in tree.leaves()) == 12
+
+
 def test_fork_cost_agrees_with_a_slow_count_and_the_papers_budget(tmp_path: Path) -> None:
     for name, task, mode in [
         ("uneven", UnevenTask(), "auto"),
@@ -671,6 +705,7 @@ def test_a_task_with_too_few_problems_is_named_before_anything_is_written(tmp_pa
     [
         ({"num_problems": 0}, "num_problems is 0; it must be at least 1"),
         ({"num_samples": -1}, "num_samples is -1; it must be at least 1"),
+        ({"forks_per_pivot": 0}, "forks_per_pivot is 0; it must be at least 1"),
         ({"block_size": 0}, "block_size is 0; it must be at least 1"),
         ({"first_problem": -1}, "first_problem is -1; it must be at least 0"),
         ({"fork_probability": 1.5}, r"fork_probability is 1.5; it must lie in 0\.\.1"),

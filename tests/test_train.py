@@ -26,10 +26,20 @@ from tiny_verifier import (
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Verdict, build_tree
 from arts.verifier import scorer as scorer_module
 from arts.verifier import train as train_module
-from arts.verifier.examples import Example, picked_right, predict, split_by_problem
+from arts.verifier.examples import Example, picked_right, predict, split_by_problem, without_forks
 from arts.verifier.examples import prepare as prepare_for
 from arts.verifier.model import FlowVerifier, load_verifier
-from arts.verifier.objectives import RFM, Loss, RewardSettings, TreeFacts
+from arts.verifier.objectives import (
+    RFM,
+    Loss,
+    McValue,
+    MeanFlow,
+    Objective,
+    Outcome,
+    RewardSettings,
+    TreeFacts,
+    build_objective,
+)
 from arts.verifier.scorer import FlowScorer
 from arts.verifier.train import TrainProgress, TrainResult, TrainSettings, train
 
@@ -347,6 +357,8 @@ def test_run_without_one_finite_validation_saves_nothing(base: Path, tmp_path: P
         {"batch_trees": 0},
         {"patience": 0},
         {"evaluations_per_epoch": 0},
+        {"fork_share": -0.1},
+        {"fork_share": math.nan},
         {"validation_share": 0.0},
         {"validation_share": 1.0},
     ],
@@ -524,6 +536,43 @@ def test_trees_cut_into_parts_train_like_whole_ones(base: Path, monkeypatch: pyt
     np.testing.assert_allclose(flows[0], flows[1], rtol=0, atol=1e-12)
     for one, other in zip(*gradients, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("objective", [MeanFlow(), RFM(), Outcome(), McValue()], ids=lambda objective: objective.name)
+def test_a_share_of_forks_keeps_main_trajectories_and_the_targets_of_all(base: Path, objective: Objective) -> None:
+    verifier = build_verifier(base, dtype=torch.float64)
+    rewards = SETTINGS.rewards
+    whole = prepare_for(verifier, TREES, rewards, objective).examples
+    sizes = []
+    for share in (0.0, 0.5, 1.0):
+        sizes.append(0)
+        for tree, full, thin in zip(
+            TREES, whole, prepare_for(verifier, TREES, rewards, objective, fork_share=share).examples, strict=True
+        ):
+            kept = without_forks(tree, share)
+            assert {node for leaf in tree.trunks for node in path_to(tree, leaf)} <= set(kept)
+            assert np.array_equal(thin.targets["target"], full.targets["target"][kept])
+            assert np.array_equal(thin.targets["weight"], full.targets["weight"][kept])
+            assert [thin.facts.is_right[leaf] for leaf in thin.answers] == [
+                full.facts.is_right[a] for a in full.answers
+            ]
+            output_NK, _ = predict(verifier.eval(), [thin])
+            np.testing.assert_allclose(
+                output_NK.detach(), predict(verifier, [full])[0].detach()[kept], rtol=0, atol=1e-12
+            )
+            sizes[-1] += thin.num_tokens
+    assert sizes[0] < sizes[1] < sizes[2] == sum(example.num_tokens for example in whole)
+
+
+def path_to(tree: ReasoningTree, leaf: int) -> list[int]:
+    return [*(path_to(tree, tree.nodes[leaf].parent) if leaf else []), leaf]
+
+
+def test_a_share_of_forks_is_refused_where_steps_are_compared(base: Path) -> None:
+    verifier = build_verifier(base)
+    for objective in (RFM(target="bootstrap"), build_objective("pairwise_rm", {}), build_objective("subtb", {})):
+        with pytest.raises(ValueError, match=f"objective {objective.name}, as it is set, compares steps"):
+            prepare_for(verifier, TREES, SETTINGS.rewards, objective, fork_share=0.5)
 
 
 # --- unusual collections ----------------------------------------------------------------------------------------------

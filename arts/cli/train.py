@@ -51,6 +51,7 @@ def train_command(
     batch_trees: Annotated[int, typer.Option(help="problems a step")] = 4,
     learning_rate: Annotated[float | None, typer.Option(help="peak; default: by tuning and size")] = None,
     patience: Annotated[int, typer.Option(help="evaluations without progress before it stops")] = 6,
+    fork_share: Annotated[float, typer.Option(help="share of the forks whose steps are trained on")] = 1.0,
     validation_share: Annotated[float, typer.Option(help="of the problems, kept from training")] = 0.05,
     checkpoint_every_s: Annotated[float, typer.Option(help="seconds between checkpoints of an unfinished run")] = 60.0,
     seed: int = 0,
@@ -80,6 +81,7 @@ def train_command(
         batch_trees=batch_trees,
         learning_rate=learning_rate,
         patience=patience,
+        fork_share=fork_share,
         validation_share=validation_share,
         keep=choice("keep", keep, ("loss", "picked_right")),  # type: ignore[arg-type]
         checkpoint_every_s=checkpoint_every_s,

@@ -5,6 +5,7 @@ What cannot be trained on is left out and counted: trees without a step, and pat
 
 import hashlib
 import math
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -84,13 +85,21 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    verifier: FlowVerifier, trees: Iterable[ReasoningTree], rewards: RewardSettings, objective: Objective
+    verifier: FlowVerifier,
+    trees: Iterable[ReasoningTree],
+    rewards: RewardSettings,
+    objective: Objective,
+    *,
+    fork_share: float = 1.0,
 ) -> Prepared:
     """Pack every tree and compute its targets; trees may be a stream, they are not kept.
 
+    Args:
+        fork_share: of the forks, whose steps are trained on. Targets are means over all draws whatever is trained on.
+
     Raises:
-        ValueError: nothing to learn from, or an objective with pi_0 was given trees whose log-priors are missing or of
-            different laws.
+        ValueError: nothing to learn from; an objective with pi_0 was given trees whose log-priors are missing or of
+            different laws; or one that compares steps with each other was given a share of the forks only.
     """
     examples: list[Example] = []
     left_out = LeftOut()
@@ -106,14 +115,19 @@ def prepare(
         if objective.needs_prior:
             laws.add(tree.log_prior_law)
             _check_prior(objective, tree, facts, laws)
+        if isinstance(objective, TemperedFlow) and facts.is_known[0]:
+            shares.append(objective.effective_sample_share(facts))
+        targets = objective.targets(facts, rewards)
+        if fork_share < 1:
+            kept = without_forks(tree, fork_share)
+            targets = _targets_of(objective, targets, kept, len(tree.nodes))
+            tree = part_of(tree, kept)
+            facts = TreeFacts.of(tree)
         parts, _ = pack_for(verifier, tree)
         joined = np.concatenate([np.asarray(part.nodes) for part in parts])
-        targets = objective.targets(facts, rewards)
         left_out.trees_without_signal += not targets["weight"].sum() > 0
         answers = tuple(leaf for leaf in tree.trunks if tree.nodes[leaf].is_answer)
         first_seen = np.unique(joined, return_index=True)[1]
-        if isinstance(objective, TemperedFlow) and facts.is_known[0]:
-            shares.append(objective.effective_sample_share(facts))
         examples.append(Example(tree.problem.id, parts, first_seen, facts, targets, answers))
     prepared = Prepared(examples, left_out, math.fsum(shares) / len(shares) if shares else None)
     if not examples:
@@ -131,6 +145,15 @@ def prepare(
             "(a ranking needs right and wrong paths of one problem); collect more problems or choose another objective"
         )
     return prepared
+
+
+def _targets_of(objective: Objective, targets: Targets, kept: Sequence[int], num_nodes: int) -> Targets:
+    if any(name.endswith("_index") or len(values) != num_nodes for name, values in targets.items()):
+        raise ValueError(
+            f"objective {objective.name}, as it is set, compares steps of a tree with each other, so it needs all of "
+            "them; train it with fork_share 1, or choose one that has a target for each step alone, such as mean_flow"
+        )
+    return {name: values[kept] for name, values in targets.items()}
 
 
 def _check_prior(objective: Objective, tree: ReasoningTree, facts: TreeFacts, laws: set[LogPriorLaw]) -> None:
@@ -155,14 +178,34 @@ def within_context(verifier: FlowVerifier, tree: ReasoningTree) -> tuple[Reasoni
         ends.append(ends[node.parent] + sizes[node.id])
     if max(ends) <= verifier.max_positions:
         return tree, 0
-    kept = [node for node in tree.nodes if ends[node.id] <= verifier.max_positions]
+    kept = [node.id for node in tree.nodes if ends[node.id] <= verifier.max_positions]
     if not kept:  # the prompt alone is too long
         return replace(tree, nodes=tree.nodes[:1], trunks=()), len(tree.leaves())
-    new_id = {node.id: place for place, node in enumerate(kept)}
-    nodes = tuple(replace(node, id=new_id[node.id], parent=new_id.get(node.parent, -1)) for node in kept)
-    trunks = tuple(new_id[leaf] for leaf in tree.trunks if leaf in new_id)
-    num_cut = sum(leaf.id not in new_id for leaf in tree.leaves())
-    return replace(tree, nodes=nodes, trunks=trunks), num_cut
+    return part_of(tree, kept), len({leaf.id for leaf in tree.leaves()}.difference(kept))
+
+
+def without_forks(tree: ReasoningTree, share: float) -> list[int]:
+    """Ids of the nodes that are left of a tree when each end of a fork stays with chance `share`.
+
+    Main trajectories stay. What stays is a function of the problem, and grows with the share.
+    """
+    rng = random.Random(f"forks {tree.problem.id}")
+    ends = {leaf.id for leaf in tree.leaves() if rng.random() < share} | set(tree.trunks)
+    kept = {0}
+    for end in ends:
+        while end not in kept:
+            kept.add(end)
+            end = tree.nodes[end].parent
+    return sorted(kept)
+
+
+def part_of(tree: ReasoningTree, kept: Sequence[int]) -> ReasoningTree:
+    """The tree of some of its nodes, in ascending order, the ancestors of each among them."""
+    new_id = {node: place for place, node in enumerate(kept)}
+    nodes = tuple(
+        replace(tree.nodes[node], id=new_id[node], parent=new_id.get(tree.nodes[node].parent, -1)) for node in kept
+    )
+    return replace(tree, nodes=nodes, trunks=tuple(new_id[leaf] for leaf in tree.trunks if leaf in new_id))
 
 
 def split_by_problem(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:

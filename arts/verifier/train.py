@@ -39,6 +39,9 @@ class TrainSettings:
     warmup_share: float = 0.05
     "of all steps; then the rate falls to zero along a cosine"
     max_grad_norm: float = 1.0
+    fork_share: float = 1.0
+    """Of the forks, whose steps are trained on; targets are means over all of them. Below 1, trees with many forks give
+    little noise at the price of few tokens. Validation trees that are given stay whole."""
     validation_share: float = 0.05
     "of the problems, by hash of their id, never trained on; unused where validation trees are given"
     evaluations_per_epoch: int = 4
@@ -57,6 +60,8 @@ class TrainSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive and finite")
+        if not 0 <= self.fork_share <= 1:
+            raise ValueError(f"fork_share is {self.fork_share}; it must lie in 0..1")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; it must lie between 0 and 1")
         if self.keep not in ("loss", "picked_right"):
@@ -115,7 +120,7 @@ def train(
             f"objective {settings.objective.name} needs a head with {settings.objective.num_outputs} outputs, the "
             f"verifier's has {verifier.settings.num_outputs}; make it with VerifierSettings(num_outputs=...)"
         )
-    prepared = prepare(verifier, trees, settings.rewards, settings.objective)
+    prepared = prepare(verifier, trees, settings.rewards, settings.objective, fork_share=settings.fork_share)
     if validation is None:
         split = split_by_problem(prepared.examples, settings.validation_share)
     else:
