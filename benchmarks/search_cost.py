@@ -58,7 +58,7 @@ STRATEGIES = (
     "flow-sampling",
     "particle-filter",
     "value-augmented",
-    "arts:guide=1,settled=1.01",  # it never stops before its budget
+    "arts:settled=1.01",  # it never stops before its budget
 )
 BEAM = "beam:width=2,expand=2"  # of `paths`: four new steps at every level
 PROMPT_TOKENS = 32  # of `paths`

@@ -28,7 +28,7 @@ def rows_of(search_cost: ModuleType, out: Path, **options: Any) -> list[dict[str
 
 
 def test_countdown_tokens_go_through_the_verifier_once(search_cost: ModuleType, tmp_path: Path) -> None:
-    names = ["beam:width=2,expand=2", "mcts:expand=2", "arts:guide=1,first=2"]
+    names = ["beam:width=2,expand=2", "mcts:expand=2", "arts:settled=1.01"]
     options: dict[str, Any] = {"part": ["countdown"], "strategy": names, "num_problems": 2, "budget_tokens": 60}
     rows = rows_of(search_cost, tmp_path / "rows.jsonl", **options)
     assert [row["strategy"] for row in rows] == names

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from itertools import combinations, islice
+from itertools import accumulate, combinations, islice
 from typing import Any
 
 import pytest
@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 from strategy_runs import (
     FLOWS,
     NOTHING,
+    VALUES,
     Failing,
     Rotor,
     Run,
     SameStep,
     Scores,
-    chi_square_fits,
     full_tree,
     grow,
     run,
     value_table,
 )
 
+from arts.protocols import ScoreScale
 from arts.search.budget import Budget
 from arts.search.strategies import STRATEGIES, build_strategy
 from arts.search.strategies.adaptive import Adaptive
@@ -76,7 +77,26 @@ EARLY_VALUE = {"": 0.5, "a": 0.8, "b;": 0.6, "b;a;": 0.5, "b;b;": 0.3, "b;a;a": 
 # Strategy, options, values -> waves (`!`: rollouts), answer, why it stopped.
 GOLDEN: list[tuple[str, dict[str, Any], dict[str, float], list[str], str, str]] = [
     # After aaa, baa the best value is 0.4; aba and bba bring 0.95 >= settled.
-    ("arts", {"first": 2, "wave": 2, "settled": 0.9}, VALUE, ["*2!", "*2!"], "b;b;a", "settled"),
+    ("arts", {"first": 2, "growth": 1.0, "give_up": 0.0}, VALUE, ["*2!", "*2!"], "b;b;a", "settled"),
+    # Step by step: aaa 0.2 has 6 tokens (a step 2), so a new path promises 0.5 (4 / (4 + 1)) / 6 = 0.067 a token. The
+    # next goes on at b, 0.4 / 4 = 0.1, and at ba, 0.3 / 2 = 0.15, to baa 0.4; now 0.056. aba 0.8 and bba 0.95 follow.
+    (
+        "arts",
+        {"growth": 0.0, "give_up": 1.0},
+        VALUE,
+        ["*1", "a;*1", "a;a;*1", "*1", "b;*1", "b;a;*1", "*1", "a;*1", "a;b;*1", "*1", "b;*1", "b;b;*1"],
+        "b;b;a",
+        "settled",
+    ),
+    # Nothing is good but the way to bba, so what goes elsewhere is left at once.
+    (
+        "arts",
+        {"growth": 0.0},
+        ONLY_BBA,
+        ["*1", "a;*1", "a;a;*1", "*1", "b;*1", "*1", "*1", "b;*1", "b;b;*1"],
+        "b;b;a",
+        "settled",
+    ),
     # aaa 0.2, baa 0.4, aba 0.8, bba 0.95.
     ("best-of-n", {"n": 4}, VALUE, ["*4!"], "b;b;a", "complete"),
     # The ninth rollout is aaa again: two votes.
@@ -549,34 +569,64 @@ def test_self_consistency_stops_when_all_agree() -> None:
 
 
 @pytest.mark.parametrize("toy", TOYS, ids=range(len(TOYS)))
-def test_arts_without_guide_starts_from_the_problem_and_stops_once_settled(toy: ToyTree) -> None:
-    scores = random_scores(4)
-    result = run(Adaptive(first=3, wave=2, settled=0.6), toy, scores)
+@pytest.mark.parametrize("scale", [VALUES, ScoreScale(kind="log_value", inner_is_value=False)], ids=["off", "no value"])
+def test_arts_without_inner_values_draws_whole_paths_and_stops_once_settled(toy: ToyTree, scale: ScoreScale) -> None:
+    scores = Scores(random_scores(4).log_score, scale)
+    give_up = 0.0 if scale.inner_is_value else 0.4
+    result = run(Adaptive(first=3, growth=0.5, settled=0.6, give_up=give_up), toy, scores)
     assert all(piece.path == "" and piece.whole for wave in result.pieces for piece in wave)
-    assert [wave[0].count for wave in result.pieces] == [3] + [2] * (len(result.pieces) - 1)
+    # A half of 3, of 4, of 6, of 9, ...
+    assert [wave[0].count for wave in result.pieces] == [3, 1, 2, 3, 4, 6, 9][: len(result.pieces)]
     values = [result.tree.value(node) for node in result.tree.answers]
     assert result.stopped == "settled" and max(values) >= 0.6
     assert result.answer == max(texts_of_answers(result), key=scores.log_score)
 
 
-def test_arts_starts_rollouts_by_the_law_in_its_docstring() -> None:
-    toy = ToyTree.random(5, 2, 3)
-    log_scores = [math.log(0.1 + 0.05 * (node % 9)) for node in range(len(toy.parents))]
-    tree = grow(BestOfN(n=30), toy, log_scores).tree
-    adaptive = Adaptive(guide=0.2, fresh=1.5)
-    law: dict[int, float] = {}
+@pytest.mark.parametrize("give_up", [0.1, 1.0])
+def test_arts_gives_nothing_up_where_all_steps_are_the_same_to_the_verifier(give_up: float) -> None:
+    """A step less to draw at the same chance is always worth it."""
+    result = run(Adaptive(give_up=give_up, n=20), ToyTree.random(3, 3, 3), Scores(lambda text: math.log(0.3)))
+    assert all(result.tree.children[node] for node in range(len(result.tree)) if result.tree.is_open(node))
+    assert sum(result.tree.num_draws[node] for node in result.tree.answers) == 20
 
-    def spread(node: int, chance: float) -> None:
-        below = [child for child in tree.children[node] if tree.is_open(child)]
-        weights = [0.2 * tree.num_draws[child] * tree.value(child) for child in below]
-        law[node] = chance * 1.5 / (1.5 + sum(weights))
-        for child, weight in zip(below, weights, strict=True):
-            spread(child, chance * weight / (1.5 + sum(weights)))
 
-    spread(0, 1.0)
-    rng = random.Random(0)
-    starts = Counter(adaptive._start(tree, rng) for _ in range(5000))
-    assert len(law) == 7 and chi_square_fits([starts[node] for node in law], list(law.values()))
+def test_arts_gives_up_by_the_rule_in_its_docstring() -> None:
+    assert sum(map(num_given_up, range(20))) > 20, "the rule was at work"
+
+
+def num_given_up(seed: int) -> int:
+    """Compare with a slow loop that follows one path after another, with all sums made anew."""
+    toy, chance = ToyTree.random(seed, 3, 3), random.Random(seed)
+    log_scores = [math.log(chance.uniform(0.001, 0.5)) for _ in toy.parents]
+    log_scores[0] = math.log(0.3)
+    adaptive = Adaptive(give_up=0.7, growth=0.0, trust=2.0, n=15)
+    grown = grow(adaptive, toy, log_scores, seed=seed)
+    tree = grown.tree
+
+    def tokens(node: int) -> int:
+        return 0 if node == 0 else tokens(tree.parent[node]) + len(toy.step(grown.places[node]).token_ids)
+
+    wanted, answers, num_left = [], list[int](), 0
+    random_draws = random.Random(seed)  # as `grow` draws
+    for failed in range(15):
+        node = 0
+        while tree.is_open(node):
+            wanted.append(node)
+            place = grown.places[node]
+            child = random_draws.choices(
+                toy.children[place], cum_weights=list(accumulate(toy.probabilities[one] for one in toy.children[place]))
+            )[0]
+            node = next(one for one in tree.children[node] if grown.places[one] == child)
+            if tree.is_answer(node):
+                answers += [node] if node not in answers else []
+            elif answers:
+                length = sum(map(tokens, answers)) / len(answers)
+                fresh = math.exp(log_scores[0]) * 2 / (2 + failed) / length
+                if math.exp(log_scores[child]) / max(1.0, length - tokens(node)) < 0.7 * fresh:
+                    num_left += 1
+                    break
+    assert [[(expand.node, expand.count) for expand in wave] for wave in grown.waves] == [[(one, 1)] for one in wanted]
+    return num_left
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -598,9 +648,9 @@ def test_unknown_names_and_keys_say_what_is_allowed() -> None:
 OUT_OF_BOUNDS = [
     *((name, key, 0) for name in STRATEGIES for key in ("n",) if key in STRATEGIES[name].__dataclass_fields__),
     ("arts", "first", 0),
-    ("arts", "wave", -1),
-    ("arts", "guide", -0.1),
-    ("arts", "fresh", 0.0),
+    ("arts", "growth", -0.1),
+    ("arts", "give_up", -0.1),
+    ("arts", "trust", 0.0),
     ("self-consistency", "window", 0),
     ("self-consistency", "sure", 0.0),
     ("beam", "width", 0),
@@ -656,7 +706,11 @@ def test_ranking_by_log_probabilities_needs_a_proposer_that_reports_them(strateg
 
 ALL = [pytest.param(strategy(), id=name) for name, strategy in STRATEGIES.items()]
 ALL += [pytest.param(MCTS(preset=preset), id=preset) for preset in ("rest-mcts", "vm-mcts", "x1", "mcts-dpo")]
-ALL += [pytest.param(Adaptive(guide=3.0), id="arts-guide"), pytest.param(ETS(exact=0), id="ets-greedy")]
+ALL += [
+    pytest.param(Adaptive(give_up=0), id="arts-whole"),
+    pytest.param(Adaptive(give_up=2), id="arts-strict"),
+    pytest.param(ETS(exact=0), id="ets-greedy"),
+]
 FLAT = ToyTree.nested({"a": (0.5, False), "b": (0.5, True)})
 
 

@@ -1,6 +1,7 @@
-"""`arts`: our own default for a token budget. Draw few, look, go on where it pays, stop when the answer is settled."""
+"""`arts`: our own default for a token budget. Give hopeless paths up early, stop when an answer is good enough."""
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,50 +12,61 @@ from arts.search.tree import SearchTree
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Strategy):
-    """Rollouts in small waves, each from the problem or from a promising step, until one end is good enough.
+    """Paths from the problem, in waves that grow slowly, until one answer has value `settled`.
 
-    A rollout goes down the tree from the problem: at a node it starts anew with chance fresh / (fresh + guide sum of
-    the values of the draws below that can go on), else follows one of these with chance proportional to its value. So
-    the first wave comes from the problem, and later ones start deeper the better the verifier thinks of what it has
-    seen. The search stops as soon as some answer has value `settled`, and answers with the highest score.
+    Paths are drawn step by step, and one is given up where going on would buy less chance of a right answer per token
+    than starting anew, by a factor of `give_up`:
+
+        V(s) / (L - tokens(s))  <  give_up P / L,      P = V(problem) trust / (trust + failed)
+
+    with L the mean length of the answers so far. P is the chance of a new path: the verifier's word about the problem,
+    worth `trust` draws, and the paths that did not settle it. So a problem that turns out hard is searched with more
+    patience, and a verifier that knows nothing of inner steps gives nothing up. Where its inner scores are no chances
+    (`ScoreScale.inner_is_value`), or with give_up = 0, paths are drawn whole: one request each.
     """
 
     id: ClassVar[str] = "arts"
     paper: ClassVar[str] = "ours; adaptive stopping on the terminal flow of ARTS (arXiv 2602.12846)"
     scores: ClassVar[Scores] = "all"
-    first: int = 4
-    "rollouts of the first wave"
-    wave: int = 2
+    first: int = 1
+    "paths of the first wave"
+    growth: float = 0.25
+    "a wave has this share of the paths before it, at least one: fewer waves, and at most this share too much"
     settled: float = 0.9
-    guide: float = 0.0
-    "0: every rollout starts from the problem"
-    fresh: float = 1.0
+    give_up: float = 0.4
+    trust: float = 4.0
     n: int = 64
-    "most rollouts; with a budget, on until it is spent"
+    "most paths; with a budget, on until it is spent"
 
     def __post_init__(self) -> None:
-        require(self, "first", "wave", "n", least=1)
-        require(self, "guide", least=0)
-        require(self, "fresh", above=0)
+        require(self, "first", "n", least=1)
+        require(self, "growth", "give_up", least=0)
+        require(self, "trust", above=0)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
-        drawn = looked_at = 0
-        while drawn < self.n:
-            if any(tree.value(node) >= self.settled for node in tree.answers[looked_at:]):
-                return "settled"
-            looked_at = len(tree.answers)
-            count = min(self.n - drawn, self.wave if drawn else self.first)
-            starts = [self._start(tree, rng) for _ in range(count)] if self.guide else [0] * count
-            yield [Expand(start, starts.count(start), whole=True) for start in dict.fromkeys(starts)]
-            drawn += count
+        step_by_step = self.give_up > 0 and tree.scale.inner_is_value
+        failed = sum(tree.num_draws[node] for node in tree.children[0])
+        answers, tokens, begun = 0, 0, 0
+        while begun < self.n:
+            count = min(self.n - begun, max(1, int(self.growth * failed)) if failed else self.first)
+            active = [0] * count
+            while active:
+                ends = yield [Expand(node, times, whole=not step_by_step) for node, times in Counter(active).items()]
+                new = tree.answers[answers:]
+                if any(tree.value(node) >= self.settled for node in new):
+                    return "settled"
+                answers, tokens = answers + len(new), tokens + sum(tree.num_tokens[node] for node in new)
+                least = self.least_promise(tree, failed, tokens / answers) if answers else 0.0
+                reached = [node for children in ends for node in children if step_by_step and tree.is_open(node)]
+                active = [node for node in reached if not answers or self.promise(tree, node, tokens / answers) >= least]
+            begun += count
+            failed += count
         return None
 
-    def _start(self, tree: SearchTree, rng: random.Random) -> int:
-        node = 0
-        while True:
-            below = [child for child in tree.children[node] if tree.is_open(child)]
-            weights = [self.guide * tree.num_draws[child] * tree.value(child) for child in below]
-            chosen = rng.choices([node, *below], [self.fresh, *weights])[0]
-            if chosen == node:
-                return node
-            node = chosen
+    @staticmethod
+    def promise(tree: SearchTree, node: int, length: float) -> float:
+        """Chance of a right answer per token that is still to be drawn."""
+        return tree.value(node) / max(1.0, length - tree.num_tokens[node])
+
+    def least_promise(self, tree: SearchTree, failed: int, length: float) -> float:
+        return self.give_up * self.promise(tree, 0, length) * self.trust / (self.trust + failed)
