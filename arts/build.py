@@ -132,6 +132,25 @@ def build_step_scorer(name: str, proposer: "Proposer", *, base: str | None = Non
     return WholePathScorer(build_scorer(name, base=base, device=device), tokenizer=tokenizer)
 
 
+def verifier_identity(name: str) -> str:
+    """A verifier by its weights, so that results of one that was trained anew are told from those of the old one.
+
+    A Python function counts by its name: what it computes nobody can tell.
+    """
+    from arts.models import SHIPPED_VERIFIERS, shipped_folder
+
+    kind, _, rest = name.partition(":")
+    if kind == "python":
+        return name
+    from arts.lm.load import weights_fingerprint
+
+    if kind == "rm":
+        return f"{name} {weights_fingerprint(rest.partition('?')[0])}"
+    folder = shipped_folder(SHIPPED_VERIFIERS[name]) if name in SHIPPED_VERIFIERS else Path(name)
+    parts = (weights_fingerprint(part) for part in (folder, folder / "backbone", folder / "adapter"))
+    return " ".join((folder.name, *parts))
+
+
 def url_options(settings_class: type[Any], options: str, *, of: str) -> dict[str, Any]:
     """Options written as in a URL: `KEY=VALUE&KEY=VALUE`, percent-encoded."""
     return parse_options(settings_class, map(unquote, filter(None, options.split("&"))), of=of)

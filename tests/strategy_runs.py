@@ -208,7 +208,7 @@ def grow(
 
     rule = strategy.grow(tree, random.Random(f"rule {seed}"))
     wave = next(rule, None)
-    while wave is not None:
+    while wave:  # not where the rule has come to its end, or to that of a round
         waves.append(wave)
         ends = [[draw(expand) for _ in range(expand.count)] for expand in wave]
         try:

@@ -2,12 +2,14 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arts.build import verifier_identity
 from arts.lm.load import load_causal_lm, weights_fingerprint
 from arts.models import shipped_folder
 from arts.tasks.countdown import sample_trace
@@ -73,3 +75,18 @@ def test_no_token_crosses_a_step(seed: int, num_numbers: int) -> None:
     joined = [id for part in text.replace(";", ";\0").split("\0") for id in TOKENIZER(part)["input_ids"]]
     assert TOKENIZER(text)["input_ids"] == joined
     assert all(TOKENIZER.decode([id]) == ";" for id in joined if ";" in TOKENIZER.decode([id]))
+
+
+def test_a_verifier_is_named_by_all_its_weights(tmp_path: Path) -> None:
+    shutil.copytree(VERIFIER, tmp_path / "mine")
+    before = verifier_identity(str(tmp_path / "mine"))
+    assert before.split()[1:] == verifier_identity("countdown").split()[1:]
+    for path in ("head.safetensors", "backbone/model.safetensors"):
+        content = bytearray((tmp_path / "mine" / path).read_bytes())
+        content[-1] ^= 1
+        (tmp_path / "mine" / path).write_bytes(content)
+        changed = verifier_identity(str(tmp_path / "mine"))
+        assert changed != before
+        before = changed
+    assert verifier_identity("python:mine:score") == "python:mine:score"
+    assert verifier_identity(f"rm:{PROPOSER}?kind=x") == f"rm:{PROPOSER}?kind=x {weights_fingerprint(PROPOSER)}"

@@ -888,8 +888,8 @@ def test_scores_that_do_not_fit_are_refused(reply: Any, message: str) -> None:
 
 @pytest.mark.parametrize(
     "wave",
-    [[Expand(2)], [Expand(3)], [Expand(99)], [Expand(-1)], [Expand(0, 0)], [Expand(0), Expand(2)], []],
-    ids=["finished", "unfinished", "unknown", "negative", "no draws", "second", "empty wave"],
+    [[Expand(2)], [Expand(3)], [Expand(99)], [Expand(-1)], [Expand(0, 0)], [Expand(0), Expand(2)]],
+    ids=["finished", "unfinished", "unknown", "negative", "no draws", "second"],
 )
 def test_a_strategy_may_only_draw_from_open_paths(wave: list[Expand]) -> None:
     one = search(toy(3), scripted([Expand(0, 2, whole=True)], wave), judge=fake_judge)
@@ -899,6 +899,29 @@ def test_a_strategy_may_only_draw_from_open_paths(wave: list[Expand]) -> None:
         one.ask()
     assert one.stopped is not None and one.stopped.startswith("failed: ValueError: strategy scripted")
     assert one.ask() is None and one.result().text == "ab"
+
+
+def test_a_rule_that_yields_an_empty_wave_goes_on_with_what_it_knows_while_there_is_budget() -> None:
+    class Rounds(Scripted):
+        def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
+            for count in range(1, 100):
+                yield [Expand(0, count, whole=True)]
+                sent = yield []
+                assert sent == []
+            return "should not get here"
+
+    def draws(budget: Budget) -> tuple[int, str]:
+        one = search(toy(3), Rounds(waves=()), budget, judge=fake_judge)
+        while (ask := one.ask()) is not None:
+            one.tell(TableProposer().propose(ask.requests))  # type: ignore[union-attr]
+        return one.bill.draws, one.result().stopped
+
+    assert draws(Budget()) == (1, "complete")
+    assert draws(Budget(draws=7)) == (1 + 2 + 3 + 1, "budget")
+    one = search(toy(3), Rounds(waves=()), Budget(generated_tokens=100), judge=fake_judge)
+    one.ask()
+    one.tell([Reply(((Step("", (), None, ERROR),),), Usage(3, 0, 1))])
+    assert one.ask() is None and one.stopped == "complete", "a round that costs nothing is the last"
 
 
 @pytest.mark.parametrize("keep_curve", [True, False])

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from toy_search import SCALE, TASK, ExactScorer, FakeProposer, drive, prompt_tokens, search, toy
 
 from arts.proposers.table import TableProposer
-from arts.protocols import Reply, Request, ScoredTrees, ScoreReply, ScoreRequest, StepScorer
+from arts.protocols import Reply, Request, ScoredTrees, ScoreReply, ScoreRequest, ScoreScale, StepScorer
 from arts.score_function import FunctionScorer
 from arts.search import driver
 from arts.search.budget import Budget
@@ -399,16 +400,25 @@ def test_no_more_requests_are_sent_once_the_caller_stops() -> None:
     assert sent <= 2 and proposer.sent == sent
 
 
-def test_those_who_watch_see_every_search_grow() -> None:
+@pytest.mark.parametrize("driver", [run_batched, run_concurrently])
+def test_those_who_watch_see_every_search_grow(driver: Any) -> None:
     seen: list[tuple[int, int]] = []
     given = searches()
     done = list(
-        run_batched(given, TableProposer(), ExactScorer(), watch=lambda *one: seen.append((one[0], one[1].bill.draws)))
+        driver(given, TableProposer(), ExactScorer(), watch=lambda *one: seen.append((one[0], one[1].bill.draws)))
     )
     assert {place for place, _ in seen} == set(range(NUM))
     for place, result in done:
         counts = [draws for where, draws in seen if where == place]
         assert counts == sorted(counts) and counts[-1] == result.bill.draws
+
+
+@pytest.mark.parametrize("driver", [run_batched, run_concurrently])
+def test_a_search_that_would_misread_its_scores_is_refused(driver: Any) -> None:
+    scorer = ExactScorer()
+    scorer.scale = ScoreScale(kind="log_strength")  # type: ignore[misc]
+    with pytest.raises(ValueError, match=r"the search reads scores as .* and the verifier gives .*log_strength"):
+        list(driver(searches(), TableProposer(), scorer))
 
 
 # --- any scorer as one for searches -----------------------------------------------------------------------------------

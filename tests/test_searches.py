@@ -98,6 +98,22 @@ def test_a_run_that_was_cut_goes_on_and_searches_nothing_twice(tmp_path: Path, s
     assert sorted(path.read_bytes().splitlines()) == sorted(content.splitlines())
 
 
+def test_searches_that_failed_are_tried_again_and_no_others(tmp_path: Path) -> None:
+    class Down(CountingProposer):
+        def propose(self, requests: Sequence[Request]) -> list[Reply]:
+            if any(request.problem in PROBLEMS[:2] for request in requests):
+                raise ConnectionError("no server")
+            return super().propose(requests)
+
+    specs = [SearchSpec(BEST)]
+    rows = search(tmp_path, specs, proposer=Down())
+    assert [row.failed for row in rows] == [True, True, False, False, False, False]
+    proposer = CountingProposer()
+    assert search(tmp_path, specs, proposer=proposer) == search(tmp_path / "other", specs)
+    assert proposer.draws == 2 * 4
+    assert summarize(read_rows(tmp_path))[0].failed == 0, "of equal keys the last row counts"
+
+
 def test_strategies_budgets_and_seeds_are_added_to_the_rows_that_are_there(tmp_path: Path) -> None:
     search(tmp_path)
     more = [SearchSpec("rebase:n=4"), SearchSpec(BEST, 30), SearchSpec(BEST, None, seed=1)]

@@ -54,7 +54,7 @@ def search_command(
     """
     from itertools import islice
 
-    from arts.build import build_proposer, build_step_scorer, build_task, needs_torch
+    from arts.build import build_proposer, build_step_scorer, build_task, needs_torch, verifier_identity
     from arts.console import progress
     from arts.evaluate.searches import SearchSpec, run_specs, summarize, table_lines
     from arts.search.strategies import STRATEGIES
@@ -75,7 +75,7 @@ def search_command(
     sampling = {"temperature": temperature, "top_p": top_p}
     built = build_proposer(proposer, chosen, **sampling, device=device, keep_tokens=1 << 15)
     scorer = build_step_scorer(verifier, built, base=backbone, device=device) if scored else None
-    header = {"task": task, "proposer": built.fingerprint, "verifier": _named(verifier), "split": split}
+    header = {"task": task, "proposer": built.fingerprint, "verifier": verifier_identity(verifier), "split": split}
     with progress("searching", len(specs) * len(problems)) as tell:
         rows = run_specs(
             out,
@@ -90,18 +90,3 @@ def search_command(
         )
     print("\n".join(table_lines(summarize(rows))))
     print(f"{len(problems)} problems; tokens are means a problem; rows in {out}")
-
-
-def _named(verifier: str) -> str:
-    """A verifier by its weights where it is a folder, so that retraining it starts other rows."""
-    from arts.models import SHIPPED_VERIFIERS, shipped_folder
-
-    folder = shipped_folder(SHIPPED_VERIFIERS[verifier]) if verifier in SHIPPED_VERIFIERS else Path(verifier)
-    if not (folder / "verifier.json").exists():
-        return verifier
-    import hashlib
-
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return f"{folder.name} {digest.hexdigest()[:16]}"

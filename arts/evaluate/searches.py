@@ -53,6 +53,10 @@ class SearchRow(NamedTuple):
     curve: tuple[tuple[int, int, bool, bool], ...] = ()
     "(proposer tokens, verifier tokens, correct, covered) whenever one of the last two changed"
 
+    @property
+    def failed(self) -> bool:
+        return self.stopped.startswith("failed")
+
 
 def run_specs(
     folder: Path,
@@ -67,7 +71,7 @@ def run_specs(
     max_active: int = 64,
     watch: Callable[[int, int], None] | None = None,
 ) -> list[SearchRow]:
-    """Search what has no row yet, and return the rows of all specs and problems.
+    """Search what has no row yet, or one that failed, and return the rows of all specs and problems.
 
     Args:
         scorer: None where no strategy looks at scores.
@@ -85,8 +89,10 @@ def run_specs(
         spec.build()  # mistakes are said before any work
     folder.mkdir(parents=True, exist_ok=True)
     _check_header(folder / HEADER, header)
-    # Rows made without curves are of no use where curves are asked for.
-    rows = {(row.spec, row.problem): row for row in read_rows(folder) if row.curve or not keep_curves}
+    # A search that failed is tried again, and rows made without curves are of no use where curves are asked for.
+    rows = {
+        (row.spec, row.problem): row for row in read_rows(folder) if not row.failed and (row.curve or not keep_curves)
+    }
     wanted = [(spec, problem.id) for spec in specs for problem in problems]
     num_done = sum(key in rows for key in wanted)
     scale = None if scorer is None else scorer.scale
@@ -197,7 +203,7 @@ def summarize(rows: Sequence[SearchRow], *, only: Callable[[str], bool] | None =
                 None if first[key[1]] == key else estimate(correct[key] - base, ones_P),
                 float(np.mean([row.bill.generated_tokens for row in own])),
                 float(np.mean([row.bill.verifier_tokens for row in own])),
-                sum(row.stopped.startswith("failed") for row in own),
+                sum(row.failed for row in own),
             )
         )
     return summaries

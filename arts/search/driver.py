@@ -71,7 +71,7 @@ def run_batched(
     Yields:
         Results as they come, with the place of their search.
     """
-    waiting = enumerate(searches)
+    waiting = enumerate(_fitting(searches, scorer))
     active: dict[int, _Running] = {}
     while _fill(active, waiting, max_active):
         for running in active.values():
@@ -93,6 +93,7 @@ def run_concurrently(
     *,
     max_in_flight: int = 32,
     max_active: int = 64,
+    watch: Callable[[int, Search], None] | None = None,
 ) -> Iterator[Finished]:
     """Drive searches on a server: every request on its own, at most `max_in_flight` at a time, no rounds.
 
@@ -100,8 +101,11 @@ def run_concurrently(
     Those in flight are shared out evenly, so that a slow search leaves room for the others. One that fails, or whose
     seconds are over, does not wait for its requests: no more are sent, and replies are dropped. The same holds for all
     of them where the caller stops taking results.
+
+    Args:
+        watch: called after every reply with the place of its search, and the search.
     """
-    waiting = enumerate(searches)
+    waiting = enumerate(_fitting(searches, scorer))
     active: dict[int, _Running] = {}
     flying: dict[Future[Reply], tuple[int, int]] = {}
     pool = ThreadPoolExecutor(max_in_flight)
@@ -128,8 +132,21 @@ def run_concurrently(
             for done in _landed(flying, active.values()):
                 place, number = flying.pop(done)
                 _land(active[place], number, done)
+                if watch is not None:
+                    watch(place, active[place].search)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fitting(searches: Iterable[Search], scorer: StepScorer | None) -> Iterator[Search]:
+    """Refuse a search that would misread the scores it gets."""
+    for search in searches:
+        if scorer is not None and search.strategy.scores != "none" and search.tree.scale != scorer.scale:
+            raise ValueError(
+                f"the search reads scores as {search.tree.scale} and the verifier gives {scorer.scale}; "
+                "make it with Search(..., scale=scorer.scale)"
+            )
+        yield search
 
 
 def _fill(active: dict[int, _Running], waiting: Iterator[tuple[int, Search]], max_active: int) -> bool:

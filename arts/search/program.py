@@ -232,27 +232,33 @@ class Search:
         except StopIteration as end:
             self._end_of_strategy(end.value)
             return
+        if not wave:
+            self._replies = []
+            if not self._has_moved_on():
+                self.cancel("complete")
+            return
         for expand in wave:
             known = 0 <= expand.node < len(self.tree)
             if expand.count < 1 or not known or not self.tree.is_open(expand.node):
                 raise ValueError(f"strategy {self.strategy.id} yielded {expand}: not a draw from a path that can go on")
-        if not wave:
-            raise ValueError(f"strategy {self.strategy.id} yielded an empty wave; it must return to stop")
         self._replies = [[] for _ in wave]
         self._wave = [_Open(expand, expand.count, ends) for expand, ends in zip(wave, self._replies, strict=True)]
 
     def _end_of_strategy(self, reason: str | None) -> None:
-        """A rule that came to its end starts again, unless it went through without using up any of the budget.
-
-        It would do so for ever where all draws fail and tokens are counted, or where no node is new and nodes are.
-        """
-        left = self.budget.left(self.bill)
-        if reason is None and left != self._left_at_start:
-            self._left_at_start = left
+        """A rule that came to its end starts again while there is budget."""
+        if reason is None and self._has_moved_on():
             self._waves = self.strategy.grow(self.tree, self._rng)
             self._started = False
         else:
             self.stopped = reason or "complete"
+
+    def _has_moved_on(self) -> bool:
+        """Was any of the budget used up since this was asked last? Else a rule could go round for ever.
+
+        It would where all draws fail and tokens are counted, or where no node is new and nodes are.
+        """
+        before, self._left_at_start = self._left_at_start, self.budget.left(self.bill)
+        return self._left_at_start != before
 
     # --- draws --------------------------------------------------------------------------------------------------------
 

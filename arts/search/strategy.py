@@ -28,7 +28,8 @@ class Expand:
 
 Waves: TypeAlias = Generator[list[Expand], list[list[int]], str | None]
 """Yields expansions, is sent for each the node every draw ended in (fewer where draws failed), and returns why it
-stopped; None where it only came to its end, so that it may start again while there is budget."""
+stopped; None where it only came to its end, so that it may start again while there is budget. A rule that would rather
+keep what it knows yields an empty wave there, and goes on when it is asked to."""
 
 
 @dataclass(frozen=True, kw_only=True)

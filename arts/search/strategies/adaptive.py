@@ -58,7 +58,9 @@ class Adaptive(Strategy):
                 answers, tokens = answers + len(new), tokens + sum(tree.num_tokens[node] for node in new)
                 least = self.least_promise(tree, failed, tokens / answers) if answers else 0.0
                 reached = [node for children in ends for node in children if step_by_step and tree.is_open(node)]
-                active = [node for node in reached if not answers or self.promise(tree, node, tokens / answers) >= least]
+                active = [
+                    node for node in reached if not answers or self.promise(tree, node, tokens / answers) >= least
+                ]
             begun += count
             failed += count
         return None

@@ -80,25 +80,20 @@ class GlobalFrontier(Strategy):
         require(self, "expand", least=1)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
-        gains = _Gains(tree)
-        expanded: set[int] = set()
-        frontier = [0]
-        while frontier:
-            deepest = max(1, max(tree.depth))
-            node: int | None = max(frontier, key=lambda one: self._score(gains, one, deepest))
+        frontier = _Frontier(self, tree)
+        while (node := frontier.best()) is not None:
             while node is not None:
-                expanded.add(node)
+                frontier.leave(node)
                 ends = yield [Expand(node, self.expand)]
                 children = dict.fromkeys(ends[0])
-                finished = list(filter(tree.is_answer, children))
+                finished = [child for child in children if tree.is_answer(child)]
                 for end in finished:
-                    gains.back_up(end)
-                below = [child for child in children if tree.is_open(child) and child not in expanded]
+                    frontier.back_up(end)
+                below = [child for child in children if frontier.add(child)]
                 node = None if finished else max(below, key=tree.value, default=None)
-            frontier = [one for one in range(len(tree)) if tree.is_open(one) and one not in expanded]
         return None
 
-    def _score(self, gains: "_Gains", node: int, deepest: int) -> float:
+    def score(self, gains: "_Gains", node: int, deepest: int) -> float:
         tree, parent = gains.tree, max(0, gains.tree.parent[node])
         num_tokens = tree.num_tokens[node] - tree.num_tokens[parent]
         entropy = -tree.log_prior(node) / max(1, num_tokens)
@@ -107,6 +102,60 @@ class GlobalFrontier(Strategy):
             + self.lambda_h * (0.0 if math.isnan(entropy) else entropy)
             + self.lambda_d * math.sqrt(tree.depth[node] / deepest)
         )
+
+
+class _Frontier:
+    """Open nodes that were not expanded, by score. A score changes with the gain of its parent and the deepest node."""
+
+    def __init__(self, rule: GlobalFrontier, tree: SearchTree) -> None:
+        self.rule, self.tree, self.gains = rule, tree, _Gains(tree)
+        self.expanded: set[int] = set()
+        self.waiting: set[int] = set()
+        self.deepest = 1
+        self.heap: list[tuple[float, int]] = []
+        "every node that waits with its score as it is, and with some that it had"
+        for node in range(len(tree)):
+            self.add(node)
+
+    def add(self, node: int) -> bool:
+        """Let a node wait; False where it cannot be gone on from, or was."""
+        if self.tree.depth[node] > self.deepest:
+            self.deepest = self.tree.depth[node]
+            self.heap = []
+            for one in self.waiting:
+                self._push(one)
+        if not self.tree.is_open(node) or node in self.expanded:
+            return False
+        if node not in self.waiting:
+            self.waiting.add(node)
+            self._push(node)
+        return True
+
+    def leave(self, node: int) -> None:
+        self.waiting.discard(node)
+        self.expanded.add(node)
+
+    def back_up(self, end: int) -> None:
+        self.gains.back_up(end)
+        for node in (0, *self.tree.path(end)):
+            for child in self.tree.children[node]:
+                if child in self.waiting:
+                    self._push(child)
+
+    def best(self) -> int | None:
+        """The highest score, the first node of equals."""
+        while self.heap:
+            score, node = self.heap[0]
+            if node in self.waiting and -score == self._score(node):
+                return node
+            heapq.heappop(self.heap)
+        return None
+
+    def _score(self, node: int) -> float:
+        return self.rule.score(self.gains, node, self.deepest)
+
+    def _push(self, node: int) -> None:
+        heapq.heappush(self.heap, (-self._score(node), node))
 
 
 class _Gains:

@@ -73,24 +73,27 @@ class MCTS(Strategy):
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         state = _State(self, tree)
-        for _ in range(self.n):
-            node = 0
-            while shown := state.shown(node):
-                node = max(shown, key=state.bound)
-            if tree.is_open(node):
-                ends = yield [Expand(node, self.expand, whole=self.whole)]
-                state.expand(node)
-                best = max(filter(tree.is_open, state.shown(node)), key=lambda one: state.quality[one], default=None)
-                if self.look_ahead and best is not None:
-                    ahead = yield [Expand(best, 1, whole=True)]
-                    state.look_ahead(best, ahead[0])
-                    ends = [*ends, *ahead]
-                if any(tree.is_answer(end) and tree.value(end) >= self.end_gate for some in ends for end in some):
-                    return "settled"
-            elif not state.may_go_on():
-                return None
-            state.back_up(node)
-        return None
+        while True:
+            for _ in range(self.n):
+                node = 0
+                while shown := state.shown(node):
+                    node = max(shown, key=state.bound)
+                if tree.is_open(node):
+                    ends = yield [Expand(node, self.expand, whole=self.whole)]
+                    state.expand(node)
+                    best = max(
+                        filter(tree.is_open, state.shown(node)), key=lambda one: state.quality[one], default=None
+                    )
+                    if self.look_ahead and best is not None:
+                        ahead = yield [Expand(best, 1, whole=True)]
+                        state.look_ahead(best, ahead[0])
+                        ends = [*ends, *ahead]
+                    if any(tree.is_answer(end) and tree.value(end) >= self.end_gate for some in ends for end in some):
+                        return "settled"
+                elif not state.may_go_on():
+                    return None
+                state.back_up(node)
+            yield []
 
 
 @dataclass

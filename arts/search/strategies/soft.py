@@ -36,17 +36,18 @@ class SoftTree(Strategy):
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         soft = SoftValues(tree, self.sharpness)
-        for _ in range(self.n):
-            node = 0
-            while tree.is_open(node) and soft.draws(node) >= self.first * (1 + soft.visits[node]) ** self.widening:
-                node = self.descend(soft, node, rng)
-            if tree.is_open(node):
-                ends = yield [Expand(node, 1, whole=True)]
-                for end in ends[0]:  # none where the draw failed: that tells nothing
-                    soft.back_up(end)
-            else:
-                soft.visit(node)
-        return None
+        while True:
+            for _ in range(self.n):
+                node = 0
+                while tree.is_open(node) and soft.draws(node) >= self.first * (1 + soft.visits[node]) ** self.widening:
+                    node = self.descend(soft, node, rng)
+                if tree.is_open(node):
+                    ends = yield [Expand(node, 1, whole=True)]
+                    for end in ends[0]:  # none where the draw failed: that tells nothing
+                        soft.back_up(end)
+                else:
+                    soft.visit(node)
+            yield []
 
     @abstractmethod
     def descend(self, soft: "SoftValues", node: int, rng: random.Random) -> int:
