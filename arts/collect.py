@@ -127,12 +127,15 @@ def collect(
 
 
 def run_header(task: Task, proposer: Proposer, settings: CollectSettings) -> dict[str, Any]:
+    own = asdict(settings)
+    if settings.forks_per_pivot == 1:
+        del own["forks_per_pivot"]  # it came later: collections made before go on
     return {
         "task": task.name,
         "proposer": proposer.fingerprint,
         "tokenizer": proposer.tokenizer_fingerprint,
         "log_prior_law": proposer.log_prior_law,
-        "settings": asdict(settings),
+        "settings": own,
     }
 
 

@@ -1,4 +1,4 @@
-"""Solve one problem within a budget: search, score, choose, and say why. Without a strategy: best of N by flow."""
+"""Solve one problem within a budget: search, score, choose, and say why."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +8,7 @@ from arts.protocols import Proposer, Scorer, ScoreScale, StepScorer, Task
 from arts.search.budget import Bill, Budget
 from arts.search.driver import run_batched
 from arts.search.program import Search
+from arts.search.strategies.adaptive import Adaptive
 from arts.search.strategies.pool import BestOfN
 from arts.search.strategy import Strategy
 from arts.search.whole_path import WholePathScorer
@@ -93,7 +94,7 @@ def solve(
     scorer: Scorer | StepScorer | None,
     problem: Problem,
     *,
-    num_samples: int = 16,
+    num_samples: int | None = None,
     strategy: Strategy | None = None,
     budget: Budget | None = None,
     seed: int = 0,
@@ -105,6 +106,8 @@ def solve(
         scorer: a `StepScorer` pays every token once; any other `Scorer` reads whole paths. None will do for a
             strategy that looks at no scores.
         num_samples: N of best-of-N, where no strategy is given.
+        strategy: None: `arts` within a budget, best of N (16) without one, where N is given, or where scores are
+            strengths.
         budget: the most to spend; without one, what the strategy takes by itself.
         seed: of the draws; the same seed draws the same solutions.
         watch: called with the search whenever it has grown.
@@ -112,7 +115,7 @@ def solve(
     step_scorer = None if scorer is None else as_step_scorer(scorer, proposer)
     search = Search(
         problem,
-        strategy or BestOfN(n=num_samples),
+        strategy or _default_strategy(num_samples, has_budget=budget not in (None, Budget()), scorer=step_scorer),
         budget or Budget(),
         judge=lambda text: task.judge(problem, text),
         max_new_tokens=task.max_new_tokens,
@@ -123,6 +126,14 @@ def solve(
     ((_, result),) = run_batched([search], proposer, step_scorer, watch=(lambda _, one: watch(one)) if watch else None)
     leaf = None if result.answer is None else result.tree.nodes[result.answer]
     return Solution(result.tree, leaf, result.bill, result.stopped, result.counts, search.tree.scale)
+
+
+def _default_strategy(num_samples: int | None, *, has_budget: bool, scorer: StepScorer | None) -> Strategy:
+    """`arts` within a budget, where scores are chances that it can stop by; else best of N."""
+    says_chances = scorer is not None and scorer.scale.kind != "log_strength"
+    if has_budget and num_samples is None and says_chances:
+        return Adaptive()
+    return BestOfN(n=16 if num_samples is None else num_samples)
 
 
 def as_step_scorer(scorer: Scorer | StepScorer, proposer: Proposer) -> StepScorer:

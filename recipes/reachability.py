@@ -33,9 +33,10 @@ def share_of_pairs(scores: np.ndarray, is_reachable: np.ndarray) -> float | None
 
 
 def drawn_paths(draws: Sequence[Path], depth: int) -> list[Path]:
-    """The different inner paths of `depth` steps, first drawn first."""
-    paths = {tuple(step.text for step in draw[:depth]): draw[:depth] for draw in reversed(draws) if len(draw) > depth}
-    return list(paths.values())[::-1]
+    """The different inner paths of `depth` steps."""
+    return list(
+        {tuple(step.text for step in draw[:depth]): draw[:depth] for draw in draws if len(draw) > depth}.values()
+    )
 
 
 def main() -> None:

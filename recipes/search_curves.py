@@ -4,9 +4,9 @@
     python recipes/search_curves.py                        # fill the marked places of the docs, and draw the plot
     python recipes/search_curves.py --check                # say whether that would change anything
 
-A place is marked `<!-- search: TABLE SET -->` ... `<!-- end of table -->`. TABLE is `main`, `others`, `all`, `rare` or
-`reach`; SET is a folder of searches, such as `test-4`. Accuracies are means over seeds; intervals are 95%, bootstrap
-over problems, of those means; differences are paired.
+A place is marked `<!-- search: TABLE SET -->` ... `<!-- end of table -->`. TABLE is `main`, `others`, `all`, `rare`,
+`reach` or `curve`; SET is a folder of searches, such as `test-4`. Accuracies are means over seeds; intervals are 95%,
+bootstrap over problems, of those means; differences are paired.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +34,8 @@ RARE = 0.1  # of 64 draws, less than this share right: the rare subset
 MISSING = "–"
 Rows = dict[str, list[SearchRow]]
 """Of each set."""
+Pools = dict[str, dict[str, float]]
+"""Of each set, the share of right solutions among 64 independent draws of every problem."""
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -52,6 +54,8 @@ def kept(folder: Path) -> Iterable[dict[str, Any]]:
             if len(own) < len(problems):
                 raise ValueError(f"{found} has {len(own)} of {len(problems)} rows of {spec}; run its command again")
             whole = [own[problem] for problem in problems]
+            if any(row.failed for row in whole):
+                raise ValueError(f"{found} has failed searches of {spec}; run its command again")
             line = {
                 "set": found.name,
                 "strategy": spec.strategy,
@@ -66,13 +70,8 @@ def kept(folder: Path) -> Iterable[dict[str, Any]]:
                 line["curve"] = [[point[:3] for point in row.curve] for row in whole]
             yield line
     for found in sorted(folder.glob("pool-*")):
-        trees = load_trees(found)
-        drawn = sum(len(tree.trunks) for tree in trees)
-        yield {
-            "pool": found.name.removeprefix("pool-"),
-            "share_right": {tree.problem.id: round(_share_right(tree), 4) for tree in trees},
-            "tokens_a_draw": round(sum(tree.usage.generated_tokens for tree in trees) / drawn, 3),
-        }
+        share_right = {tree.problem.id: round(_share_right(tree), 4) for tree in load_trees(found)}
+        yield {"pool": found.name.removeprefix("pool-"), "share_right": share_right}
 
 
 def _share_right(tree: ReasoningTree) -> float:
@@ -80,21 +79,14 @@ def _share_right(tree: ReasoningTree) -> float:
     return sum(verdict is not None and verdict.correct for verdict in verdicts) / len(verdicts)
 
 
-class Pool(NamedTuple):
-    """Independent draws of the problems of a set, 64 each."""
-
-    share_right: dict[str, float]
-    tokens_a_draw: float
-
-
-def read_results(path: Path = RESULTS) -> tuple[Rows, dict[str, Pool]]:
+def read_results(path: Path = RESULTS) -> tuple[Rows, Pools]:
     rows: Rows = {}
-    pools: dict[str, Pool] = {}
+    pools: Pools = {}
     problems: dict[str, list[str]] = {}
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         line = json.loads(text)
         if "pool" in line:
-            pools[line["pool"]] = Pool(line["share_right"], line["tokens_a_draw"])
+            pools[line["pool"]] = line["share_right"]
         elif "problems" in line:
             problems[line["set"]] = line["problems"]
         else:
@@ -116,8 +108,8 @@ def _rows(line: dict[str, Any], problems: list[str]) -> Iterable[SearchRow]:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def table_lines(table: str, name: str, rows: Rows, pools: dict[str, Pool]) -> list[str]:
-    own = [row for row in rows.get(name, []) if not row.curve]
+def table_lines(table: str, name: str, rows: Rows, pools: Pools) -> list[str]:
+    own = [row for row in rows.get(name, []) if not row.curve and row.spec.budget_tokens]
     match table:
         case "main":
             return _compared(own, least_seeds=2)
@@ -126,10 +118,12 @@ def table_lines(table: str, name: str, rows: Rows, pools: dict[str, Pool]) -> li
         case "all":
             return _compared(own)
         case "rare":
-            return _compared(own, only=lambda problem: pools[name].share_right[problem] < RARE)
+            return _compared(own, least_seeds=2, only=lambda problem: pools[name][problem] < RARE)
         case "reach":
-            return _reach([row for row in rows.get(name, []) if row.curve], pools[name].tokens_a_draw)
-    raise ValueError(f"table {table!r}; allowed are main, others, all, rare, reach")
+            return _reach(rows.get(name, []))
+        case "curve":
+            return _guided([row for row in rows.get(name, []) if row.curve])
+    raise ValueError(f"table {table!r}; allowed are main, others, all, rare, reach, curve")
 
 
 def _compared(
@@ -142,7 +136,9 @@ def _compared(
     """Strategies at equal budgets, best-of-n first, then by accuracy."""
     rows = sorted(rows, key=lambda row: (row.spec.budget_tokens or 0, row.spec.strategy != "best-of-n"))
     every = summarize(rows, only=only)
-    chosen = [one for one in every if one.difference is None or least_seeds <= one.num_seeds <= most_seeds]
+    chosen = [one for one in every if one.difference and least_seeds <= one.num_seeds <= most_seeds]
+    budgets = {one.budget_tokens for one in chosen}
+    chosen += [one for one in every if not one.difference and one.budget_tokens in budgets]
     chosen.sort(key=lambda one: (one.budget_tokens or 0, -(one.accuracy.value or 0.0)))
     header = ["budget", "strategy", "n", "seeds", "accuracy", "right one found", "minus best-of-n, points"]
     lines = [
@@ -162,29 +158,48 @@ def _compared(
     return _table([*header, "proposer tokens", "verifier tokens"], lines)
 
 
-def _reach(rows: Sequence[SearchRow], tokens_a_draw: float) -> list[str]:
-    """What it costs to be as good as best-of-16 and best-of-64, from whole curves."""
-    curves = {name: Curve([row for row in rows if row.spec.strategy == name]) for name in _names(rows)}
-    base = curves["best-of-n:n=1"]
-    lines = []
-    for name, curve in curves.items():
+def _reach(rows: Sequence[SearchRow]) -> list[str]:
+    """What it costs to be as good as best-of-16 and best-of-64 (searches without a budget), from whole curves."""
+    wholes = [[row for row in rows if row.spec.strategy == f"best-of-n:n={num}"] for num in (16, 64)]
+    goals = [
+        (np.mean([row.correct for row in own]), np.mean([row.bill.generated_tokens for row in own])) for own in wholes
+    ]
+    header, lines = ["strategy"], [["`best-of-n`"]]
+    for num, (accuracy, tokens) in zip((16, 64), goals, strict=True):
+        header += [f"budget for best-of-{num}: {accuracy:.3f}", "mean tokens spent", "times fewer"]
+        lines[0] += [MISSING, f"{tokens:.0f}", "1"]
+    with_curves = [row for row in rows if row.curve]
+    for name in dict.fromkeys(row.spec.strategy for row in with_curves):
+        curve = Curve([row for row in with_curves if row.spec.strategy == name])
         cells = [f"`{name}`"]
-        for num in (16, 64):
-            whole = num * tokens_a_draw
-            goal = base.accuracy(whole)
-            found = whole if curve is base else curve.budget_to_reach(goal)
+        for accuracy, tokens in goals:
+            found = curve.budget_to_reach(float(accuracy))
             spent = None if found is None else curve.spent(found)
-            cells.append(f"{goal:.3f}")
-            cells += [MISSING] * 3 if spent is None else [f"{found:.0f}", f"{spent:.0f}", f"{whole / spent:.1f}"]
+            cells += [MISSING] * 3 if spent is None else [f"{found:.0f}", f"{spent:.0f}", f"{tokens / spent:.1f}"]
         lines.append(cells)
-    header = ["strategy"]
-    for num in (16, 64):
-        header += [f"accuracy of best-of-{num}", "budget for it", "mean tokens spent", "times fewer"]
     return _table(header, lines)
 
 
+def _guided(rows: Sequence[SearchRow]) -> list[str]:
+    """`arts` with and without giving paths up, at budgets along their curves."""
+    own, whole = (Curve([row for row in rows if row.spec.strategy == name]) for name in ("arts", "arts:give_up=0"))
+    estimate = paired_bootstrap(len(own.problems), seed=0)
+    lines = []
+    for budget in (100, 200, 300, 432, 600, 1200, 1900):
+        cells = [f"{budget:,}"]
+        for curve in (own, whole):
+            cells += [f"{curve.accuracy(budget):.3f}", f"{curve.spent(budget):.0f}"]
+        difference = own.accuracy_P(budget) - whole.accuracy_P(budget)
+        lines.append([*cells, shown(estimate(difference, np.ones(len(difference))), 100, "+.1f")])
+    spent = "tokens spent"
+    return _table(["budget", "`arts`", spent, "`arts:give_up=0`", spent, "difference, points"], lines)
+
+
 class Curve:
-    """Accuracy of an anytime strategy at every budget, from runs with a large one: mean over seeds and problems."""
+    """Accuracy of an anytime strategy at every budget, from runs with a large one: mean over seeds and problems.
+
+    A run with a smaller budget may differ in its last wave, which is cut to what is left.
+    """
 
     def __init__(self, rows: Sequence[SearchRow]) -> None:
         self.rows = rows
@@ -204,9 +219,6 @@ class Curve:
     def accuracy(self, budget: float) -> float:
         return float(self.accuracy_P(budget).mean())
 
-    def estimate(self, budget: float) -> Estimate:
-        return paired_bootstrap(len(self.problems), seed=0)(self.accuracy_P(budget), np.ones(len(self.problems)))
-
     def spent(self, budget: float) -> float:
         """Mean proposer tokens of a problem with this budget."""
         return float(np.mean([min(row.bill.generated_tokens, budget) for row in self.rows]))
@@ -219,15 +231,11 @@ class Curve:
         return float(lowest) if lowest <= self.top else None
 
 
-def _names(rows: Iterable[SearchRow]) -> list[str]:
-    return list(dict.fromkeys(row.spec.strategy for row in rows))
-
-
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines)]
 
 
-def filled(page: str, rows: Rows, pools: dict[str, Pool]) -> str:
+def filled(page: str, rows: Rows, pools: Pools) -> str:
     """The page with every marked place made anew."""
     return PLACE.sub(
         lambda place: place[1] + "\n".join(table_lines(place[2], place[3], rows, pools)) + "\n" + place[4], page
@@ -257,13 +265,15 @@ def draw_plot(rows: Rows, panels: dict[str, str], out: Path) -> None:
     with matplotlib.rc_context(settings):
         figure = matplotlib.figure.Figure(figsize=(5.6 * len(panels), 4.9), layout="constrained")
         for axes, (name, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
-            _draw_panel(axes, [row for row in rows[name] if not row.curve], title)
+            _draw_panel(axes, [row for row in rows[name] if not row.curve and row.spec.budget_tokens], title)
         figure.savefig(out, metadata={"Date": None})
 
 
 def _draw_panel(axes: Any, rows: Sequence[SearchRow], title: str) -> None:
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     for one in summarize(sorted(rows, key=lambda row: row.spec.budget_tokens or 0)):
+        if one.strategy.startswith("arts:"):
+            continue  # the line of `arts` is that of its defaults
         lines.setdefault(one.strategy.partition(":")[0], []).append((one.generated_tokens, one.accuracy))
     for name, points in lines.items():
         if len(points) < 2:

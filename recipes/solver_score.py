@@ -22,4 +22,4 @@ def reach(problem: Problem, steps: Sequence[str]) -> float:
     # A path that is right so far is wrong only for what is left to do.
     if found is None or not check(countdown, text).endswith("are left"):
         return 0.0
-    return OPEN * reachable(found[-1][1], countdown.target)
+    return OPEN * reachable(tuple(sorted(found[-1][1])), countdown.target)

@@ -215,6 +215,7 @@ def grow(
             wave = rule.send(ends)
         except StopIteration:
             break
+    assert waves, "the rule drew nothing"
     return Grown(tree, places, waves)
 
 

@@ -22,6 +22,7 @@ from arts.collect import (
     collect,
     fork_cost,
     rollout_seed,
+    run_header,
 )
 from arts.lm.load import load_causal_lm
 from arts.proposers.hf import HFProposer
@@ -498,11 +499,16 @@ def test_every_pivot_has_as_many_forks_as_asked_for(width: int, tmp_path: Path) 
         assert all(below[node.id] == node.num_draws * (1 + width) for node in first_level)
 
 
-def test_one_fork_a_pivot_is_the_start_of_several(tmp_path: Path) -> None:
-    """Draws of trunks do not depend on how many forks follow."""
+def test_main_trajectories_do_not_depend_on_how_many_forks_follow(tmp_path: Path) -> None:
     one, many = (run(tmp_path / str(width), TableProposer(), forks_per_pivot=width) for width in (1, 4))
     for tree, wider in zip(one, many, strict=True):
         assert [tree.text(leaf) for leaf in tree.trunks] == [wider.text(leaf) for leaf in wider.trunks]
+
+
+def test_collections_from_before_there_were_several_forks_go_on(tmp_path: Path) -> None:
+    header = run_header(ToyTask(2, 3), TableProposer(), small())
+    assert "forks_per_pivot" not in header["settings"]
+    assert run_header(ToyTask(2, 3), TableProposer(), small(forks_per_pivot=2))["settings"]["forks_per_pivot"] == 2
 
 
 def test_several_forks_inside_stay_within_the_number_of_samples(tmp_path: Path) -> None:
@@ -688,7 +694,7 @@ def test_the_header_names_everything_that_decides_the_trees(tmp_path: Path) -> N
         "proposer": proposer.fingerprint,
         "tokenizer": proposer.tokenizer_fingerprint,
         "log_prior_law": "sampling",
-        "settings": asdict(small()),
+        "settings": {name: value for name, value in asdict(small()).items() if name != "forks_per_pivot"},
         "about": {"date": "today"},
     }
     assert {tree.log_prior_law for tree in collection.trees()} == {"sampling"}

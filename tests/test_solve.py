@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,9 @@ from arts.protocols import Reply, Request, ScoredTrees, ScoreReply, ScoreRequest
 from arts.search.budget import Budget
 from arts.search.program import Search
 from arts.search.strategies import parse_strategy
+from arts.search.strategies.adaptive import Adaptive
+from arts.search.strategies.pool import BestOfN
+from arts.search.strategy import Strategy
 from arts.solve import solve
 from arts.tasks.toy import ToyTask
 from arts.tree import ReasoningTree, Step, StopReason, Usage
@@ -115,6 +119,30 @@ def test_unfinished_path_is_never_the_answer_however_high_its_flow() -> None:
 
 
 # --- any strategy and budget ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, BestOfN(n=16)),
+        ({"num_samples": 3}, BestOfN(n=3)),
+        ({"budget": Budget()}, BestOfN(n=16)),
+        ({"budget": Budget(generated_tokens=30)}, Adaptive()),
+        ({"budget": Budget(generated_tokens=30), "num_samples": 3}, BestOfN(n=3)),
+        ({"budget": Budget(generated_tokens=30), "strategy": BestOfN(n=5)}, BestOfN(n=5)),
+    ],
+)
+def test_within_a_budget_the_default_is_arts(given: dict[str, Any], wanted: Strategy) -> None:
+    seen: set[Strategy] = set()
+    solve(TASK, TableProposer(), StepwiseScorer(), PROBLEM, watch=lambda search: seen.add(search.strategy), **given)
+    assert seen == {wanted}
+
+
+def test_strengths_are_no_chances_to_stop_by() -> None:
+    seen: set[Strategy] = set()
+    scorer, budget = StepwiseScorer(ScoreScale(kind="log_strength")), Budget(generated_tokens=30)
+    solve(TASK, TableProposer(), scorer, PROBLEM, budget=budget, watch=lambda search: seen.add(search.strategy))
+    assert seen == {BestOfN(n=16)}
 
 
 @pytest.mark.parametrize("strategy", ["best-of-n:n=6", "beam:width=2,expand=2", "mcts:n=6", "arts"])

@@ -584,10 +584,34 @@ def test_arts_without_inner_values_draws_whole_paths_and_stops_once_settled(toy:
 
 @pytest.mark.parametrize("give_up", [0.1, 1.0])
 def test_arts_gives_nothing_up_where_all_steps_are_the_same_to_the_verifier(give_up: float) -> None:
-    """A step less to draw at the same chance is always worth it."""
-    result = run(Adaptive(give_up=give_up, n=20), ToyTree.random(3, 3, 3), Scores(lambda text: math.log(0.3)))
+    """A step less to draw at the same chance is always worth it; also where the problem itself has no score, but 1."""
+    scores = Scores(lambda text: math.log(0.3) if text or give_up == 0.1 else 0.0)
+    result = run(Adaptive(give_up=give_up, n=20), ToyTree.random(3, 3, 3), scores)
     assert all(result.tree.children[node] for node in range(len(result.tree)) if result.tree.is_open(node))
     assert sum(result.tree.num_draws[node] for node in result.tree.answers) == 20
+
+
+def test_arts_stops_by_the_score_of_the_whole_path() -> None:
+    """An end of .95 behind a step of .1 is no answer to stop at where the lowest step counts."""
+    lowest = ScoreScale(kind="log_value", inner_is_value=True, aggregation="min")
+    scores = {text: 0.95 if len(text) == 5 else 0.1 if text.startswith("a;") else 0.94 for text in VALUE}
+    result = run(Adaptive(give_up=0.0), TREE, Scores(lambda text: math.log(scores[text]), lowest), Rotor(TREE))
+    assert (result.waves, result.stopped) == (["*1!", "*1!"], "settled")
+    assert result.answer is not None and result.answer.startswith("b;")
+
+
+@pytest.mark.parametrize("options", [{}, {"explore": 0.0}, {"n": 1}, {"n": 8}, {"preset": "vm-mcts"}], ids=str)
+def test_mcts_spends_its_budget_though_a_round_may_come_to_finished_paths_only(options: dict[str, Any]) -> None:
+    for seed in range(4):
+        result = run(MCTS(**options), ToyTree.random(seed, 4, 4), random_scores(seed), budget=Budget(draws=100))
+        assert (result.stopped, sum(result.draws.values())) == ("budget", 100)
+    two = run(
+        MCTS(**options),
+        ToyTree.nested({"a": (0.5, True), "b": (0.5, False)}),
+        random_scores(0),
+        budget=Budget(draws=30),
+    )
+    assert (two.stopped, sum(two.draws.values())) == ("budget", 30)
 
 
 def test_arts_gives_up_by_the_rule_in_its_docstring() -> None:

@@ -15,11 +15,13 @@ def solve_command(
     proposer: PROPOSER = "countdown",
     verifier: VERIFIER = "countdown",
     backbone: BASE = None,
-    num_samples: Annotated[
-        int | None, typer.Option(min=1, help="N of best-of-N, where no strategy is given. Default: 16")
-    ] = None,
+    num_samples: Annotated[int | None, typer.Option(min=1, help="N of best-of-N, where no strategy is given")] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="how to search: ID or ID:KEY=VALUE,... of `arts search --list-strategies`")
+        str | None,
+        typer.Option(
+            help="how to search: ID or ID:KEY=VALUE,... of `arts search --list-strategies`. Default: arts with "
+            "--budget-tokens, else best of 16"
+        ),
     ] = None,
     budget_tokens: Annotated[int | None, typer.Option(min=1, help="the most tokens to generate")] = None,
     temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
@@ -43,10 +45,10 @@ def solve_command(
             "as in best-of-n:n=32"
         )
     chosen_task = build_task(task)
-    rule = parse_strategy(strategy or f"best-of-n:n={num_samples or 16}")
+    rule = parse_strategy(strategy) if strategy else None
     parsed = chosen_task.parse(problem)
     print("loading models …", file=sys.stderr, flush=True)
-    scored = rule.scores != "none"
+    scored = rule is None or rule.scores != "none"
     use_torch_threads(threads, needed=proposer != "table" or (scored and needs_torch(verifier)))
     sampling = {"temperature": temperature, "top_p": top_p}
     chosen_proposer = build_proposer(proposer, chosen_task, **sampling, device=device, keep_tokens=1 << 15)
@@ -54,7 +56,15 @@ def solve_command(
     budget = Budget(generated_tokens=budget_tokens)
     with watch_search(budget, shown=live) as watch:
         solution = solve(
-            chosen_task, chosen_proposer, scorer, parsed, strategy=rule, budget=budget, seed=seed, watch=watch
+            chosen_task,
+            chosen_proposer,
+            scorer,
+            parsed,
+            num_samples=num_samples,
+            strategy=rule,
+            budget=budget,
+            seed=seed,
+            watch=watch,
         )
     print("\n".join(solution.lines()))
     if show_tree:

@@ -133,7 +133,9 @@ def bar_chart(name: str, bars: Sequence[Bar], *, x_label: str) -> Markup:
         top = max(0.05, *(max(bar.high, bar.value) for bar in bars))
         axes.set_xlim(min(0.0, *(bar.low for bar in bars)) * 1.1, top * 1.2)
         axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6))
+        low, high = axes.get_xlim()
+        # The axis is longer than 100%, so that the values written behind the bars have room.
+        axes.set_xticks([tick for tick in matplotlib.ticker.MaxNLocator(6).tick_values(low, high) if low <= tick <= 1])
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)

@@ -132,7 +132,7 @@ class Search:
         self._wave: list[_Open] = []
         self._replies: list[list[int]] = []
         self._started = False
-        self._left_at_start = budget.left(self.bill)
+        self._left_at_start = self._left_at_round = budget.left(self.bill)
         self._asked: DrawAsk | ScoreAsk | None = None
         self._served: list[_Open] = []
         self._is_cut = False
@@ -233,9 +233,7 @@ class Search:
             self._end_of_strategy(end.value)
             return
         if not wave:
-            self._replies = []
-            if not self._has_moved_on():
-                self.cancel("complete")
+            self._end_of_round()
             return
         for expand in wave:
             known = 0 <= expand.node < len(self.tree)
@@ -244,21 +242,25 @@ class Search:
         self._replies = [[] for _ in wave]
         self._wave = [_Open(expand, expand.count, ends) for expand, ends in zip(wave, self._replies, strict=True)]
 
+    def _end_of_round(self) -> None:
+        """A rule that would go on with what it knows does so, unless the round used up none of the budget.
+
+        It would go round for ever where all draws fail and tokens are counted, or where no node is new and nodes are.
+        """
+        left = self.budget.left(self.bill)
+        if left == self._left_at_round:
+            self.cancel("complete")
+        self._left_at_round, self._replies = left, []
+
     def _end_of_strategy(self, reason: str | None) -> None:
-        """A rule that came to its end starts again while there is budget."""
-        if reason is None and self._has_moved_on():
+        """A rule that came to its end starts again, unless it used up none of the budget since it started."""
+        left = self.budget.left(self.bill)
+        if reason is None and left != self._left_at_start:
+            self._left_at_start = self._left_at_round = left
             self._waves = self.strategy.grow(self.tree, self._rng)
             self._started = False
         else:
             self.stopped = reason or "complete"
-
-    def _has_moved_on(self) -> bool:
-        """Was any of the budget used up since this was asked last? Else a rule could go round for ever.
-
-        It would where all draws fail and tokens are counted, or where no node is new and nodes are.
-        """
-        before, self._left_at_start = self._left_at_start, self.budget.left(self.bill)
-        return self._left_at_start != before
 
     # --- draws --------------------------------------------------------------------------------------------------------
 

@@ -127,14 +127,21 @@ class SearchTree:
 
     def flow(self, node: int) -> float:
         """The score itself, F(s): a flow of reward, a chance, or the exponential of a strength."""
-        return math.exp(min(self.log_flow(node), 700.0))
+        return _exp(self.log_flow(node))
 
     def value(self, node: int) -> float:
         """The score as a number in [0, 1]: the chance to end right, where the scale has one.
 
         A flow is put between the two rewards; a strength goes through the logistic function, which keeps its order.
         """
-        flow = self.flow(node)
+        return self._as_value(self.log_flow(node))
+
+    def path_value(self, node: int) -> float:
+        """The same of the score of the whole path (`path_log_score`)."""
+        return self._as_value(self.path_log_score(node))
+
+    def _as_value(self, log_score: float) -> float:
+        flow = _exp(log_score)
         match self.scale.kind:
             case "log_value":
                 return min(1.0, flow)
@@ -265,6 +272,10 @@ class SearchTree:
             tokenizer=tokenizer,
             usage=usage,
         )
+
+
+def _exp(log_score: float) -> float:
+    return math.exp(min(log_score, 700.0))
 
 
 def num_tokens(step: Step) -> int:

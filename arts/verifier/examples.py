@@ -120,6 +120,9 @@ def prepare(
         targets = objective.targets(facts, rewards)
         if fork_share < 1:
             kept = without_forks(tree, fork_share)
+            if len(kept) < 2:
+                left_out.trees += 1
+                continue
             targets = _targets_of(objective, targets, kept, len(tree.nodes))
             tree = part_of(tree, kept)
             facts = TreeFacts.of(tree)
@@ -187,7 +190,7 @@ def within_context(verifier: FlowVerifier, tree: ReasoningTree) -> tuple[Reasoni
 def without_forks(tree: ReasoningTree, share: float) -> list[int]:
     """Ids of the nodes that are left of a tree when each end of a fork stays with chance `share`.
 
-    Main trajectories stay. What stays is a function of the problem, and grows with the share.
+    Main trajectories stay whole. What stays is a function of the problem, and grows with the share.
     """
     rng = random.Random(f"forks {tree.problem.id}")
     ends = {leaf.id for leaf in tree.leaves() if rng.random() < share} | set(tree.trunks)

@@ -17,11 +17,12 @@ class Adaptive(Strategy):
     Paths are drawn step by step, and one is given up where going on would buy less chance of a right answer per token
     than starting anew, by a factor of `give_up`:
 
-        V(s) / (L - tokens(s))  <  give_up P / L,      P = V(problem) trust / (trust + failed)
+        V(s) / max(1, L - tokens(s))  <  give_up P / L,      P = V(problem) trust / (trust + failed)
 
     with L the mean length of the answers so far. P is the chance of a new path: the verifier's word about the problem,
     worth `trust` draws, and the paths that did not settle it. So a problem that turns out hard is searched with more
-    patience, and a verifier that knows nothing of inner steps gives nothing up. Where its inner scores are no chances
+    patience, and a verifier that says the same of every step gives nothing up. One that says nothing of a problem
+    before its first step (V = 1) has the mean of the first steps drawn stand in. Where inner scores are no chances
     (`ScoreScale.inner_is_value`), or with give_up = 0, paths are drawn whole: one request each.
     """
 
@@ -53,7 +54,7 @@ class Adaptive(Strategy):
             while active:
                 ends = yield [Expand(node, times, whole=not step_by_step) for node, times in Counter(active).items()]
                 new = tree.answers[answers:]
-                if any(tree.value(node) >= self.settled for node in new):
+                if any(tree.path_value(node) >= self.settled for node in new):
                     return "settled"
                 answers, tokens = answers + len(new), tokens + sum(tree.num_tokens[node] for node in new)
                 least = self.least_promise(tree, failed, tokens / answers) if answers else 0.0
@@ -71,4 +72,8 @@ class Adaptive(Strategy):
         return tree.value(node) / max(1.0, length - tree.num_tokens[node])
 
     def least_promise(self, tree: SearchTree, failed: int, length: float) -> float:
-        return self.give_up * self.promise(tree, 0, length) * self.trust / (self.trust + failed)
+        chance = tree.value(0)
+        if chance == 1.0:
+            drawn = {node: tree.num_draws[node] for node in tree.children[0]}
+            chance = sum(count * tree.value(node) for node, count in drawn.items()) / sum(drawn.values())
+        return self.give_up * chance / length * self.trust / (self.trust + failed)

@@ -64,7 +64,8 @@ class GlobalFrontier(Strategy):
     Frontier score (eq. 7): lambda_q tanh(Q(parent)) + lambda_h H(step) + lambda_d sqrt(depth / deepest), H the mean
     -log pi_0 of a step's tokens (0 where it is unknown). Q = q / N is the mean of what ends brought to a node, q by
     eq. 3 to 5. The verifier's word 2 v - 1 stands in for the reward +1 or -1 that training has, and its value for UCT
-    among new siblings, none of which has been visited more often than another.
+    among new siblings, none of which has been visited more often than another. When all of it is expanded it starts
+    again, with every open node as its frontier.
     """
 
     id: ClassVar[str] = "global-frontier"

@@ -72,13 +72,15 @@ class MCTS(Strategy):
         require(self, "discount", above=0, most=1)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
-        state = _State(self, tree)
-        while True:
+        state, has_drawn = _State(self, tree), True
+        while has_drawn:
+            has_drawn = False
             for _ in range(self.n):
                 node = 0
                 while shown := state.shown(node):
                     node = max(shown, key=state.bound)
                 if tree.is_open(node):
+                    has_drawn = True
                     ends = yield [Expand(node, self.expand, whole=self.whole)]
                     state.expand(node)
                     best = max(
@@ -93,7 +95,9 @@ class MCTS(Strategy):
                 elif not state.may_go_on():
                     return None
                 state.back_up(node)
-            yield []
+            if has_drawn:  # else it only came to finished paths, and would again: a new search draws from the problem
+                yield []
+        return None
 
 
 @dataclass
