@@ -1,5 +1,6 @@
 """`arts`: our own default for a token budget. Give hopeless paths up early, stop when an answer is good enough."""
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -57,11 +58,10 @@ class Adaptive(Strategy):
                 if any(tree.path_value(node) >= self.settled for node in new):
                     return "settled"
                 answers, tokens = answers + len(new), tokens + sum(tree.num_tokens[node] for node in new)
-                least = self.least_promise(tree, failed, tokens / answers) if answers else 0.0
+                length = tokens / answers if answers else math.inf  # then nothing is promised, and nothing given up
+                least = self.least_promise(tree, failed, length)
                 reached = [node for children in ends for node in children if step_by_step and tree.is_open(node)]
-                active = [
-                    node for node in reached if not answers or self.promise(tree, node, tokens / answers) >= least
-                ]
+                active = [node for node in reached if self.promise(tree, node, length) >= least]
             begun += count
             failed += count
         return None
