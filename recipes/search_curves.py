@@ -161,23 +161,38 @@ def _compared(
 def _reach(rows: Sequence[SearchRow]) -> list[str]:
     """What it costs to be as good as best-of-16 and best-of-64 (searches without a budget), from whole curves."""
     wholes = [[row for row in rows if row.spec.strategy == f"best-of-n:n={num}"] for num in (16, 64)]
-    goals = [
-        (np.mean([row.correct for row in own]), np.mean([row.bill.generated_tokens for row in own])) for own in wholes
-    ]
     header, lines = ["strategy"], [["`best-of-n`"]]
-    for num, (accuracy, tokens) in zip((16, 64), goals, strict=True):
-        header += [f"budget for best-of-{num}: {accuracy:.3f}", "mean tokens spent", "times fewer"]
-        lines[0] += [MISSING, f"{tokens:.0f}", "1"]
+    for num, whole in zip((16, 64), wholes, strict=True):
+        header += [f"budget for best-of-{num}: {_accuracy(whole):.3f}", "mean tokens spent", "times fewer"]
+        lines[0] += [MISSING, f"{_spent_P(whole).mean():.0f}", "1"]
     with_curves = [row for row in rows if row.curve]
     for name in dict.fromkeys(row.spec.strategy for row in with_curves):
         curve = Curve([row for row in with_curves if row.spec.strategy == name])
+        estimate = paired_bootstrap(len(curve.problems), seed=0)
         cells = [f"`{name}`"]
-        for accuracy, tokens in goals:
-            found = curve.budget_to_reach(float(accuracy))
-            spent = None if found is None else curve.spent(found)
-            cells += [MISSING] * 3 if spent is None else [f"{found:.0f}", f"{spent:.0f}", f"{tokens / spent:.1f}"]
+        for whole in wholes:
+            found = curve.budget_to_reach(_accuracy(whole))
+            if found is None:
+                cells += [MISSING] * 3
+                continue
+            spent_P = _spent_P(curve.rows, found)
+            spent = estimate(spent_P, np.ones(len(spent_P)))
+            times = estimate(_spent_P(whole), spent_P)
+            cells += [f"{found:.0f}", shown(spent, form=".0f"), shown(times, form=".1f")]
         lines.append(cells)
     return _table(header, lines)
+
+
+def _accuracy(rows: Sequence[SearchRow]) -> float:
+    return float(np.mean([row.correct for row in rows]))
+
+
+def _spent_P(rows: Sequence[SearchRow], budget: float = np.inf) -> np.ndarray:
+    """Mean proposer tokens over seeds of every problem [P], where it had no more than a budget."""
+    spent: dict[str, list[float]] = {}
+    for row in rows:
+        spent.setdefault(row.problem, []).append(min(row.bill.generated_tokens, budget))
+    return np.array([np.mean(spent[problem]) for problem in sorted(spent)])
 
 
 def _guided(rows: Sequence[SearchRow]) -> list[str]:
@@ -221,7 +236,7 @@ class Curve:
 
     def spent(self, budget: float) -> float:
         """Mean proposer tokens of a problem with this budget."""
-        return float(np.mean([min(row.bill.generated_tokens, budget) for row in self.rows]))
+        return float(_spent_P(self.rows, budget).mean())
 
     def budget_to_reach(self, goal: float) -> float | None:
         """The lowest budget, to 5 tokens, from which on the accuracy never falls below the goal again."""
