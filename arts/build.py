@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import arts
 from arts.models import SHIPPED_PROPOSERS, SHIPPED_VERIFIERS, shipped_folder
@@ -16,6 +16,10 @@ from arts.options import parse_options
 from arts.protocols import ScoreScale, Task
 
 if TYPE_CHECKING:
+    from arts.net.client import Client
+    from arts.proposers.capabilities import LocalTokenizer
+    from arts.proposers.openai_http import ServerSettings
+    from arts.proposers.sampling import Sampling
     from arts.protocols import Proposer, Scorer, StepScorer
     from arts.verifier.model import FlowVerifier, VerifierSettings
 
@@ -43,7 +47,10 @@ def build_task(name: str) -> Task:
 def build_proposer(
     name: str, task: Task, *, temperature: float = 1.0, top_p: float = 1.0, device: str = "cpu", keep_tokens: int = 0
 ) -> "Proposer":
-    """`countdown` (the shipped model), `hf:FOLDER`, or `table` (the toy task's own probabilities).
+    """`countdown` (the shipped model), `hf:FOLDER`, a server's URL, or `table` (the toy task's own probabilities).
+
+    A server is asked at once what it can do: `http://HOST:PORT/v1#MODEL?OPTION=VALUE&...`, where options are fields of
+    `ServerSettings`. See `arts.proposers.capabilities`.
 
     Args:
         keep_tokens: of a local model, tokens whose keys and values are kept between calls: for searches.
@@ -54,21 +61,80 @@ def build_proposer(
         if not task.name.startswith("toy:"):
             raise ValueError("proposer 'table' draws from the toy task only; use it with --task toy")
         return TableProposer(temperature=temperature)
-    from arts.lm.load import load_causal_lm
-    from arts.proposers.hf import HFProposer, Sampling
+    from arts.proposers.sampling import Sampling
 
     sampling = Sampling(temperature=temperature, top_p=top_p)
+    if is_server(name):
+        return _server_proposer(name, task, sampling)
+    from arts.lm.load import load_causal_lm
+    from arts.proposers.hf import HFProposer
+
     language_model = load_causal_lm(proposer_folder(name), device=device)
     separator = task.step_separator
     return HFProposer(language_model, step_separator=separator, sampling=sampling, keep_tokens=keep_tokens)
+
+
+def is_server(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+class Server(NamedTuple):
+    """A server as a user names it: where it is, which model, and how it is to be used."""
+
+    client: "Client"
+    model: str | None
+    settings: "ServerSettings"
+    tokenizer: "LocalTokenizer | None"
+
+
+def open_server(name: str) -> Server:
+    """`http://HOST:PORT/v1#MODEL?OPTION=VALUE&...`; sends nothing yet.
+
+    Raises:
+        ValueError: the address or an option makes no sense, or there is no such key or tokenizer.
+    """
+    from arts.net.address import read_key
+    from arts.net.client import Client
+    from arts.proposers.openai_http import ServerSettings
+
+    address, _, rest = name.partition("#")
+    model, _, options = rest.partition("?")
+    parsed = url_options(ServerSettings, options, of=f"server {address.rpartition('@')[2]}")
+    settings = ServerSettings(**parsed)
+    key = read_key(key_env=settings.key_env, key_file=settings.key_file, host=urlsplit(address).hostname or "")
+    client = Client(
+        address, key=key, timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight, patience=settings.patience
+    )
+    tokenizer = None
+    if settings.tokenizer is not None:
+        from arts.lm.load import load_tokenizer
+
+        tokenizer = load_tokenizer(settings.tokenizer)
+    return Server(client, unquote(model) or None, settings, tokenizer)
+
+
+def _server_proposer(name: str, task: Task, sampling: "Sampling") -> "Proposer":
+    from arts.proposers.capabilities import probe
+    from arts.proposers.openai_http import OpenAIProposer
+
+    client, model, settings, tokenizer = open_server(name)
+    prompt = next(task.problems("train", 0)).prompt
+    try:
+        found = client.run(probe(client, model, prompt, system=settings.system, tokenizer=tokenizer))
+    except BaseException:
+        client.close()
+        raise
+    return OpenAIProposer(
+        client, found, step_separator=task.step_separator, sampling=sampling, settings=settings, tokenizer=tokenizer
+    )
 
 
 def proposer_folder(name: str) -> Path:
     """Folder of a proposer or backbone: a shipped name, `hf:FOLDER`, or a folder."""
     if name in SHIPPED_PROPOSERS:
         return shipped_folder(SHIPPED_PROPOSERS[name])
-    if name.startswith(("http://", "https://")):
-        raise ValueError(f"proposer {name!r}: servers are not supported yet; use 'countdown' or 'hf:FOLDER'")
+    if is_server(name):
+        raise ValueError(f"{name!r} is a server; a model folder is wanted here: 'countdown' or 'hf:FOLDER'")
     folder = Path(name.removeprefix("hf:"))
     if not folder.is_dir():
         known = ", ".join(f"'{shipped}'" for shipped in SHIPPED_PROPOSERS)

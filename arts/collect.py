@@ -1,87 +1,49 @@
-"""Sparse Deep Fork: sample a frozen model's reasoning as trees (step 2 of the method in arXiv 2602.12846).
+"""Draw Sparse Deep Fork trees into a folder, and lose nothing.
 
-For each problem N main trajectories (trunks) are drawn, then continuations from each chosen pivot, an inner step of a
-trunk: one in the paper. Work runs in fixed blocks of problems; a reply is on disk before it counts, and a killed run
-goes on inside the block. Knows the protocols and the store; no model library.
+A local model works in fixed blocks of problems. A server is kept busy all the time, and no problem waits for another.
+Either way a reply is on disk before it counts, and a killed run goes on inside the problem.
 """
 
-import hashlib
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
 
-from arts.protocols import Proposer, Reply, Request, Split, Task
+from arts.protocols import ConcurrentProposer, Proposer, Reply, Task
+from arts.sparse_deep_fork import CollectSettings, Job, ProblemRun
 from arts.store import Collection, JournalRow, create_collection
-from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Usage, build_tree
-
-Pivots = Literal["auto", "node", "trajectory", "none"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollectSettings:
-    """What to draw. Where the paper is silent the default is ours, with the reason beside it."""
-
-    split: Split = "train"
-    num_problems: int = 500
-    first_problem: int = 0
-    "place in the task's stream to start at, so that several machines can share one stream"
-    num_samples: int = 16
-    "N, main trajectories a problem (paper: 16)"
-    pivots: Pivots = "auto"
-    """Where forks start. `node`: every inner step with chance `fork_probability`, the paper's wording, which costs
-    about N (1 + (S-1)/4) for S steps. `trajectory`: one inner step of each trunk, which keeps to the paper's 1.5 N for
-    every S. `auto`: `node` for a trunk of at most 3 steps, where the two cost the same, else `trajectory`. `none`: a
-    plain best-of-N pool, the form that evaluation needs."""
-    fork_probability: float = 0.5
-    "chance of an inner step to become a pivot under `node` (paper: 0.5)"
-    forks_per_pivot: int = 1
-    """Continuations drawn from each pivot (paper: 1). More make the values of inner steps less noisy: they are means
-    over more draws, at a price of about N (1 + forks_per_pivot (S-1)/4) for `node` and chance 0.5."""
-    forks_inside: bool = False
-    """False: forks come on top of N, as the paper's O(1.5 N) suggests. True: trunks and forks together stay within N,
-    so that fewer trunks are drawn."""
-    merge: bool = True
-    """True: equal steps below one parent are one node that counts its draws: less to store and train on, and no
-    information lost. False: every draw keeps nodes of its own."""
-    max_new_tokens: int | None = None
-    "limit for one solution; None takes the task's"
-    seed: int = 0
-    block_size: int = 64
-    "problems that are drawn in one batch; part of the law of a float32 model, as rounding depends on it"
-
-    def __post_init__(self) -> None:
-        for name, choices in (("split", get_args(Split)), ("pivots", get_args(Pivots))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(choices)}")
-        if self.first_problem < 0:
-            raise ValueError(f"first_problem is {self.first_problem}; it must be at least 0")
-        for name in ("num_problems", "num_samples", "forks_per_pivot", "block_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.fork_probability <= 1:
-            raise ValueError(f"fork_probability is {self.fork_probability}; it must lie in 0..1")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
-
-    @property
-    def num_trunks(self) -> int:
-        if not self.forks_inside or self.pivots == "none":
-            return self.num_samples
-        return max(1, round(self.num_samples / 1.5))
-
+from arts.tree import Problem
 
 _BLOCKS_PER_SHARD = 8
+_MOST_IN_A_COMMIT = 1024  # replies that are synced to disk together
+_TELL_EVERY_S = 1.0
 
 
 class Progress(NamedTuple):
-    """Told to a watcher after every block."""
+    """Told to a watcher after every block of a local model, and every second or so of a server."""
 
     done: int
+    "problems"
     total: int
     generated_tokens: int
+    "in this run, as are those below"
+    prompt_tokens: int = 0
+    rollouts: int = 0
+    failed: Mapping[str, int] = {}
+    "draws that came to nothing, by kind of failure"
+    found: int = 0
+    "of the problems done, those that were done before this run"
+
+
+Watch = Callable[[Progress], None]
 
 
 def collect(
@@ -91,15 +53,17 @@ def collect(
     folder: Path,
     *,
     about: Mapping[str, Any] | None = None,
-    watch: Callable[[Progress], None] | None = None,
+    watch: Watch | None = None,
 ) -> Collection:
     """Draw trees into a folder, or finish the run that was started there.
 
     The result is the same whether or not the run was interrupted: draws depend on seeds made from the problem and the
-    rollout's index, and a block of a proposer whose rounding depends on the batch is drawn again as a whole.
+    rollout's index, and a block of a proposer whose rounding depends on the batch is drawn again as a whole. Draws that
+    a server failed at are in the trees as such, and are tried again by the same call.
 
     Raises:
-        ValueError: the folder holds a collection made with other settings, or is being written by another process.
+        ValueError: the folder holds a collection made with other settings, is being written by another process, or
+            cannot be written to; or the server is down. What was drawn is kept.
     """
     stream = task.problems(settings.split, settings.seed)
     problems = list(islice(stream, settings.first_problem, settings.first_problem + settings.num_problems))
@@ -109,20 +73,12 @@ def collect(
             f"{settings.num_problems} were asked for"
         )
     collection = create_collection(folder, run_header(task, proposer, settings), about=about)
-    shard_size = settings.block_size * _BLOCKS_PER_SHARD
-    generated = 0
     with collection.lock():
-        for shard, start in enumerate(range(0, len(problems), shard_size)):
-            wanted = problems[start : start + shard_size]
-            if collection.shard_path(shard).exists():
-                collection.drop_journal(shard)
-                continue
-            run = _ShardRun(task, proposer, settings, collection, shard)
-            for block in range(0, len(wanted), settings.block_size):
-                generated += run.draw_block(wanted[block : block + settings.block_size])
-                if watch:
-                    watch(Progress(start + min(block + settings.block_size, len(wanted)), len(problems), generated))
-            collection.finish_shard(shard, [run.tree(problem) for problem in wanted])
+        run = _Run(task, proposer, settings, collection, problems, watch)
+        if isinstance(proposer, ConcurrentProposer):
+            _collect_concurrently(run, proposer)
+        else:
+            _collect_in_blocks(run)
     return collection
 
 
@@ -139,145 +95,229 @@ def run_header(task: Task, proposer: Proposer, settings: CollectSettings) -> dic
     }
 
 
-class _Job(NamedTuple):
-    """One request, and the rollouts it makes."""
+class _Shard:
+    """The problems of one file, as far as they got."""
 
-    request: Request
-    indices: tuple[int, ...]
-    trunk: int | None
-    "the trunk that is forked; None where the rollouts are trunks themselves"
-
-    def rollouts(self, reply: Reply) -> list[Rollout]:
-        num_shared = len(self.request.prefix)
-        return [
-            Rollout(index, index if self.trunk is None else self.trunk, num_shared, steps)
-            for index, steps in zip(self.indices, reply.draws, strict=True)
-        ]
+    def __init__(self, number: int, runs: Sequence[ProblemRun]) -> None:
+        self.number, self.runs = number, runs
+        self.num_open = len(runs)
 
 
-class _ShardRun:
-    """The replies of one shard: those found in its journal, and those drawn now."""
+class _Run:
+    """What both ways of drawing share: shards, rows, counts."""
 
     def __init__(
-        self, task: Task, proposer: Proposer, settings: CollectSettings, collection: Collection, shard: int
+        self,
+        task: Task,
+        proposer: Proposer,
+        settings: CollectSettings,
+        collection: Collection,
+        problems: Sequence[Problem],
+        watch: Watch | None,
     ) -> None:
-        self.task, self.proposer, self.settings = task, proposer, settings
-        self.collection, self.shard = collection, shard
-        self.rollouts: dict[str, dict[int, Rollout]] = {}
-        self.usage: dict[str, Usage] = {}
-        for row in collection.read_journal(shard):
-            self._keep(row)
+        self.task, self.proposer, self.settings, self.collection = task, proposer, settings, collection
+        self.problems, self.watch = problems, watch
+        self.done = self.found = self.generated = self.prompt = self.rollouts = 0
+        self.started = time.time()
+        self.failed: Counter[str] = Counter()
 
-    def draw_block(self, problems: Sequence[Problem]) -> int:
-        """Draw what is missing of a block: trunks, then forks. Returns the tokens generated now."""
-        trunks = tuple(range(self.settings.num_trunks))
-        generated = self._draw([self._job(problem, trunks) for problem in problems])
-        return generated + self._draw([job for problem in problems for job in self._fork_jobs(problem)])
+    def shards(self) -> Iterator[_Shard]:
+        """Those that are not finished, in order. One that was finished with failures is taken up again."""
+        size = self.settings.block_size * _BLOCKS_PER_SHARD
+        for number, start in enumerate(range(0, len(self.problems), size)):
+            wanted = self.problems[start : start + size]
+            rows = self.collection.read_journal(number)
+            if self.collection.shard_path(number).exists() and not any(row.failure for row in rows):
+                self.collection.drop_journal(number)
+                self.done += len(wanted)
+                self.found += len(wanted)
+                continue
+            by_problem: dict[str, list[JournalRow]] = {}
+            for row in rows:
+                by_problem.setdefault(row.problem_id, []).append(row)
+            runs = [ProblemRun(self.task, self.settings, one, by_problem.get(one.id, ())) for one in wanted]
+            yield _Shard(number, runs)
 
-    def _draw(self, jobs: Sequence[_Job]) -> int:
-        """Ask for the missing rollouts; where rounding depends on the batch, for the whole batch if one is missing."""
-        missing = [self._without_known(job) for job in jobs]
-        if not any(job.indices for job in missing):
-            return 0
-        asked = [job for job in missing if job.indices] if self.proposer.batch_invariant else jobs
-        replies = self.proposer.propose([job.request for job in asked])
-        rows = []
-        for job, reply in zip(asked, replies, strict=True):
-            known = self.rollouts.get(job.request.problem.id, {})
-            new = tuple(rollout for rollout in job.rollouts(reply) if rollout.index not in known)
-            if new:
-                rows.append(JournalRow(job.request.problem.id, new, reply.usage))
-        self.collection.append(self.shard, rows)
-        for row in rows:
-            self._keep(row)
-        return sum(reply.usage.generated_tokens for reply in replies)
+    def count(self, replies: Sequence[Reply]) -> None:
+        for reply in replies:
+            self.generated += reply.usage.generated_tokens
+            self.prompt += reply.usage.prompt_tokens
+            num_failed = sum(draw[-1].stop == "error" for draw in reply.draws)
+            self.rollouts += len(reply.draws) - num_failed
+            if num_failed:
+                self.failed[reply.failure.partition(":")[0] or "model"] += num_failed
 
-    def _keep(self, row: JournalRow) -> None:
-        self.rollouts.setdefault(row.problem_id, {}).update({rollout.index: rollout for rollout in row.rollouts})
-        self.usage[row.problem_id] = self.usage.get(row.problem_id, Usage()).plus(row.usage)
-
-    def _without_known(self, job: _Job) -> _Job:
-        known = self.rollouts.get(job.request.problem.id, {})
-        indices = tuple(index for index in job.indices if index not in known)
-        return job if indices == job.indices else self._job(job.request.problem, indices, job.trunk, job.request.prefix)
-
-    def _job(
-        self, problem: Problem, indices: tuple[int, ...], trunk: int | None = None, prefix: tuple[Step, ...] = ()
-    ) -> _Job:
-        limit = self.settings.max_new_tokens or self.task.max_new_tokens
-        limit -= sum(len(step.token_ids) for step in prefix)
-        seeds = tuple(rollout_seed(self.settings.seed, problem, index) for index in indices)
-        return _Job(Request(problem, prefix, seeds, limit), indices, trunk)
-
-    def _fork_jobs(self, problem: Problem) -> list[_Job]:
-        """One job per pivot, in order of trunk and depth: a function of the trunks and the seed alone."""
-        num_trunks = self.settings.num_trunks
-        pivots: list[tuple[int, tuple[Step, ...]]] = []
-        for trunk in range(num_trunks):
-            steps = self.rollouts[problem.id][trunk].steps
-            depths = choose_pivots(self.settings, problem, trunk, [step.stop for step in steps])
-            pivots.extend((trunk, steps[:depth]) for depth in depths)
-        width = self.settings.forks_per_pivot
-        last = self.settings.num_samples if self.settings.forks_inside else num_trunks + width * len(pivots)
-        starts = range(num_trunks, last, width)
-        return [
-            self._job(problem, tuple(range(start, min(start + width, last))), trunk, prefix)
-            for start, (trunk, prefix) in zip(starts, pivots, strict=False)
-        ]
-
-    def tree(self, problem: Problem) -> ReasoningTree:
-        return build_tree(
-            problem,
-            list(self.rollouts[problem.id].values()),
-            merge=self.settings.merge,
-            log_prior_law=self.proposer.log_prior_law,
-            tokenizer=self.proposer.tokenizer_fingerprint,
-            usage=self.usage[problem.id],
-            judge=lambda solution: self.task.judge(problem, solution),
+    def finish(self, shard: _Shard) -> None:
+        """Write the trees of a shard. Its journal stays where failures are to be tried again."""
+        law, tokenizer = self.proposer.log_prior_law, self.proposer.tokenizer_fingerprint
+        self.collection.finish_shard(
+            shard.number,
+            [run.tree(log_prior_law=law, tokenizer=tokenizer) for run in shard.runs],
+            keep_journal=any(run.failed for run in shard.runs),
         )
 
-
-def choose_pivots(settings: CollectSettings, problem: Problem, trunk: int, stops: Sequence[StopReason]) -> list[int]:
-    """Numbers of trunk steps that forks keep: the pivots of one trunk, from its root to its end.
-
-    Inner nodes are those behind which the trunk went on; the last step is not one, whatever ended it.
-    """
-    inner = [depth for depth, stop in enumerate(stops[:-1], start=1) if stop is StopReason.STOP]
-    mode = settings.pivots
-    if mode == "auto":
-        mode = "node" if len(stops) <= 3 else "trajectory"
-    if mode == "none" or not inner:
-        return []
-    rng = random.Random(f"pivots {settings.seed} {problem.id} {trunk}")
-    if mode == "trajectory":
-        return [rng.choice(inner)]
-    return [depth for depth in inner if rng.random() < settings.fork_probability]
+    def tell(self) -> None:
+        """Say how far it is, to the watcher and to those who look at the folder."""
+        state = Progress(
+            self.done, len(self.problems), self.generated, self.prompt, self.rollouts, dict(self.failed), self.found
+        )
+        self.collection.write_status({"started": self.started, "updated": time.time(), **state._asdict()})
+        if self.watch:
+            self.watch(state)
 
 
-def rollout_seed(seed: int, problem: Problem, index: int) -> int:
-    """Seed of one rollout: a function of the run's seed, the problem and the rollout's index, on every machine."""
-    digest = hashlib.sha256(f"{seed}\0{problem.id}\0{index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big")
+# --- a local model ----------------------------------------------------------------------------------------------------
 
 
-class ForkCost(NamedTuple):
-    """Generated tokens of trunks and forks; the paper's budget is `ratio` 1.5."""
+def _collect_in_blocks(run: _Run) -> None:
+    """Trunks of a block in one batch, then its forks."""
+    size = run.settings.block_size
+    for shard in run.shards():
+        for start in range(0, len(shard.runs), size):
+            block = shard.runs[start : start + size]
+            _draw(run, shard, [(one, one.trunk_job()) for one in block])
+            _draw(run, shard, [(one, job) for one in block for job in one.fork_jobs()])
+            run.done += len(block)
+            run.tell()
+        run.finish(shard)
 
-    trunk_tokens: int
-    fork_tokens: int
 
-    @property
-    def ratio(self) -> float:
-        return (self.trunk_tokens + self.fork_tokens) / max(1, self.trunk_tokens)
+def _draw(run: _Run, shard: _Shard, jobs: Sequence[tuple[ProblemRun, Job]]) -> None:
+    """Ask for the missing rollouts; where rounding depends on the batch, for the whole batch if one is missing."""
+    missing = [(one, part) for one, job in jobs if (part := one.missing(job)).indices]
+    if not missing:
+        return
+    asked = missing if run.proposer.batch_invariant else jobs
+    replies = run.proposer.propose([job.request for _, job in asked])
+    run.count(replies)
+    pairs = zip(asked, replies, strict=True)
+    rows = [(one, row) for (one, job), reply in pairs if (row := one.row(job, reply)) is not None]
+    run.collection.append(shard.number, [row for _, row in rows])
+    for one, row in rows:
+        one.keep(row)
 
 
-def fork_cost(trees: Iterable[ReasoningTree]) -> ForkCost:
-    """What forking cost on top of the main trajectories."""
-    trunk = total = 0
-    for tree in trees:
-        depth_tokens = [0]
-        for node in tree.nodes[1:]:
-            depth_tokens.append(depth_tokens[node.parent] + len(node.token_ids))
-            total += len(node.token_ids) * node.num_draws
-        trunk += sum(depth_tokens[leaf] for leaf in tree.trunks)
-    return ForkCost(trunk, total - trunk)
+# --- a server ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Open:
+    """A problem that is being worked on."""
+
+    shard: _Shard
+    run: ProblemRun
+    outstanding: int = 0
+    "jobs that are in the line or on their way"
+
+
+class _Line:
+    """Jobs in the order they are sent: first those of problems that were begun, siblings one behind the other."""
+
+    def __init__(self, run: _Run, draws_at_once: int) -> None:
+        self._run, self._draws_at_once = run, draws_at_once
+        self._jobs: deque[tuple[_Open, Job]] = deque()
+        self._new = (_Open(shard, problem) for shard in run.shards() for problem in shard.runs)
+
+    def next(self) -> tuple[_Open, Job] | None:
+        while not self._jobs:
+            problem = next(self._new, None)
+            if problem is None:
+                return None
+            self.go_on(problem)
+        return self._jobs.popleft()
+
+    def go_on(self, problem: _Open) -> None:
+        """Queue what a problem wants now that nothing of it is on its way; or be done with it."""
+        jobs = problem.run.wanted(self._draws_at_once)
+        problem.outstanding = len(jobs)
+        self._jobs.extendleft((problem, job) for job in reversed(jobs))
+        if not jobs:
+            self._run.done += 1
+            problem.shard.num_open -= 1
+            if problem.shard.num_open == 0:
+                self._run.finish(problem.shard)
+
+
+_Landed = SimpleQueue["Future[Reply] | None"]
+"""Replies as they come; None: the user wants to stop."""
+
+
+def _collect_concurrently(run: _Run, proposer: ConcurrentProposer) -> None:
+    """As many requests at a time as the proposer takes; replies that came together are synced to disk together."""
+    landed: _Landed = SimpleQueue()
+    flying: dict[Future[Reply], tuple[_Open, Job]] = {}
+    line = _Line(run, proposer.draws_at_once)
+    told = 0.0
+    with _stop_requests_to(landed):
+        try:
+            while True:
+                while len(flying) < proposer.max_in_flight and (one := line.next()) is not None:
+                    future = proposer.submit(one[1].request)
+                    flying[future] = one
+                    future.add_done_callback(landed.put)
+                if not flying:
+                    break
+                _land(run, line, flying, _take(landed))
+                if time.monotonic() - told > _TELL_EVERY_S:
+                    told = time.monotonic()
+                    run.tell()
+        finally:
+            for future in flying:
+                future.cancel()
+            with suppress(ValueError, KeyboardInterrupt):  # what ended the run is said already
+                _land(run, None, flying, _take(landed, wait=False))
+    run.tell()
+
+
+def _take(landed: _Landed, *, wait: bool = True) -> list["Future[Reply] | None"]:
+    """What has landed; waits for the first where asked to."""
+    taken = [landed.get()] if wait else []
+    with suppress(Empty):
+        while len(taken) < _MOST_IN_A_COMMIT or not wait:
+            taken.append(landed.get_nowait())
+    return taken
+
+
+def _land(
+    run: _Run,
+    line: _Line | None,
+    flying: dict[Future[Reply], tuple[_Open, Job]],
+    taken: Sequence[Future[Reply] | None],
+) -> None:
+    """Put replies on disk, then count them, then go on. An exception of one comes after the others are safe."""
+    rows: dict[int, list[tuple[ProblemRun, JournalRow]]] = {}
+    replies, problems, error = [], [], None
+    for future in taken:
+        if future is None or future.cancelled() or future.exception() is not None:
+            error = error or (KeyboardInterrupt() if future is None or future.cancelled() else future.exception())
+            continue
+        problem, job = flying.pop(future)
+        reply = future.result()
+        replies.append(reply)
+        problems.append(problem)
+        if (row := problem.run.row(job, reply)) is not None:
+            rows.setdefault(problem.shard.number, []).append((problem.run, row))
+    for number, new in rows.items():
+        run.collection.append(number, [row for _, row in new])
+        for one, row in new:
+            one.keep(row)
+    run.count(replies)
+    for problem in problems:
+        problem.outstanding -= 1
+        if line is not None and error is None and not problem.outstanding:
+            line.go_on(problem)
+    if error is not None:
+        raise error
+
+
+@contextmanager
+def _stop_requests_to(landed: _Landed) -> Iterator[None]:
+    """Ctrl-C comes as one more thing that landed, so that it never falls between a reply and its row."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: landed.put(None))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -12,12 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 from arts.build import about, build_new_verifier, build_proposer, build_task, build_verifier
-from arts.collect import CollectSettings, Progress, collect, fork_cost
+from arts.collect import Progress, collect
 from arts.console import progress
 from arts.evaluate.report import write_report
 from arts.evaluate.run import evaluate_trees, write_results
 from arts.evaluate.scoring import score_with_progress
 from arts.evaluate.table import print_table
+from arts.sparse_deep_fork import CollectSettings, fork_cost
 from arts.store import load_trees
 from arts.tree import ReasoningTree, draw_tree
 

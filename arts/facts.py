@@ -64,7 +64,7 @@ class TreeFacts:
             parent=parent,
             depth=np.array(tree.depths(), dtype=np.int64),
             num_draws=np.array([node.num_draws for node in nodes], dtype=np.int64),
-            num_tokens=np.array([len(node.token_ids) for node in nodes], dtype=np.int64),
+            num_tokens=np.array([node.num_tokens for node in nodes], dtype=np.int64),
             log_prior=np.array([0.0, *log_prior[1:]]),
             is_terminal=is_terminal,
             is_right=is_terminal & np.array(right, dtype=np.bool_),

@@ -5,6 +5,7 @@ Implementations are built where the program starts (`cli.py`, a recipe, a test) 
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -58,6 +59,8 @@ class Reply(NamedTuple):
 
     draws: tuple[tuple[Step, ...], ...]
     usage: Usage
+    failure: str = ""
+    "why those that ended with ERROR did: a kind, a colon, and what is known"
 
 
 class Proposer(Protocol):
@@ -74,6 +77,24 @@ class Proposer(Protocol):
 
     def propose(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of the requests. A failed draw is a step with stop reason ERROR, not an exception."""
+        ...
+
+
+@runtime_checkable
+class ConcurrentProposer(Proposer, Protocol):
+    """A proposer that works on many requests at once, each of which is answered as soon as it is done: a server."""
+
+    max_in_flight: int
+    """Requests of one draw that it takes at a time; more wait in line."""
+    draws_at_once: int
+    """Draws of one request that are made together and answered together. Those of a request of more are made apart, so
+    that somebody who wants each of them as soon as it is done asks for this many."""
+
+    def submit(self, request: Request) -> Future[Reply]:
+        """Start on a request. Cancelling the future stops the work.
+
+        The future raises an exception, a ValueError with advice, where no request makes sense any more.
+        """
         ...
 
 

@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,6 +116,8 @@ class JournalRow(NamedTuple):
     problem_id: str
     rollouts: tuple[Rollout, ...]
     usage: Usage
+    failure: str = ""
+    "why those that ended with ERROR did: a kind, a colon, and what is known"
 
 
 @dataclass(frozen=True)
@@ -179,17 +181,47 @@ class Collection:
         return rows
 
     def append(self, shard: int, rows: Sequence[JournalRow]) -> None:
-        """Put replies on disk; they count once this returns."""
-        lines = "".join(dump(_journal_row_to_json(row)) + "\n" for row in rows)
-        with _writing_to(self.folder), self._journal_path(shard).open("a", encoding="utf-8") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
+        """Put replies on disk; they count once this returns. Where that fails, the journal is as it was."""
+        content = "".join(dump(_journal_row_to_json(row)) + "\n" for row in rows).encode()
+        with _writing_to(self.folder), self._journal_path(shard).open("ab", buffering=0) as file:
+            size, left = file.tell(), memoryview(content)
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(file.fileno(), size)
+                raise
 
-    def finish_shard(self, shard: int, trees: Sequence[ReasoningTree]) -> None:
+    def finish_shard(self, shard: int, trees: Sequence[ReasoningTree], *, keep_journal: bool = False) -> None:
+        """Write the trees; a journal that is kept says that some of them lack draws that failed."""
         with _writing_to(self.folder):
             write_atomically(self.shard_path(shard), "".join(dump(tree_to_json(tree)) + "\n" for tree in trees))
-        self.drop_journal(shard)
+        if not keep_journal:
+            self.drop_journal(shard)
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Leave word for those who look at a running collection. Nothing depends on it."""
+        temporary = self.folder / "status.tmp"
+        with suppress(OSError):
+            temporary.write_text(dump(status), encoding="utf-8")
+            temporary.replace(self.folder / "status.json")
+
+    def read_status(self) -> dict[str, Any] | None:
+        with suppress(OSError, ValueError):
+            found = json.loads((self.folder / "status.json").read_text(encoding="utf-8"))
+            return found if isinstance(found, dict) else None
+        return None
+
+    def is_being_written(self) -> bool:
+        """Does a process hold the folder now?"""
+        with suppress(OSError), (self.folder / ".lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
 
     def drop_journal(self, shard: int) -> None:
         """Remove the journal of a finished shard; a crash right after the rename leaves it there."""
@@ -288,7 +320,7 @@ def read_trees(path: Path) -> Iterator[ReasoningTree]:
 
 
 def _journal_row_to_json(row: JournalRow) -> dict[str, Any]:
-    return {
+    written = {
         "problem": row.problem_id,
         "usage": list(row.usage),
         "rollouts": [
@@ -296,6 +328,7 @@ def _journal_row_to_json(row: JournalRow) -> dict[str, Any]:
             for rollout in row.rollouts
         ],
     }
+    return written | ({"failure": row.failure} if row.failure else {})
 
 
 def _journal_row(row: Mapping[str, Any]) -> JournalRow:
@@ -308,4 +341,4 @@ def _journal_row(row: Mapping[str, Any]) -> JournalRow:
         )
         for index, trunk, num_shared, steps in row["rollouts"]
     )
-    return JournalRow(row["problem"], rollouts, Usage(*row["usage"]))
+    return JournalRow(row["problem"], rollouts, Usage(*row["usage"]), row.get("failure", ""))

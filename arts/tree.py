@@ -39,6 +39,10 @@ class Usage(NamedTuple):
     prompt_tokens: int = 0
     generated_tokens: int = 0
     requests: int = 0
+    estimated_requests: int = 0
+    "of `requests`, those whose tokens the server did not say, or not sensibly: they were estimated from the texts"
+    failed_requests: int = 0
+    "besides `requests`: those without a usable answer, whose tokens nobody can tell"
 
     def plus(self, other: "Usage") -> "Usage":
         return Usage(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
@@ -62,6 +66,15 @@ class Step(NamedTuple):
     log_prior: float | None
     "natural log of the probability of this step given its prefix, under the tree's log-prior law"
     stop: StopReason
+
+    @property
+    def num_tokens(self) -> int:
+        return _count_tokens(self.text, self.token_ids)
+
+
+def _count_tokens(text: str, token_ids: tuple[int, ...]) -> int:
+    """Tokens of a step; where the proposer reports no ids, four characters count as one."""
+    return len(token_ids) or -(-len(text) // 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,10 @@ class Node:
     @property
     def is_answer(self) -> bool:
         return self.stop is StopReason.EOS
+
+    @property
+    def num_tokens(self) -> int:
+        return _count_tokens(self.text, self.token_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +176,7 @@ class ReasoningTree:
 
     def num_distinct_tokens(self) -> int:
         """Generated tokens of the tree, each node's counted once (without the prompt)."""
-        return sum(len(node.token_ids) for node in self.nodes)
+        return sum(node.num_tokens for node in self.nodes)
 
     def with_log_flows(self, log_flows: Sequence[float]) -> "ReasoningTree":
         """The same tree with `log_flows[id]` on every node."""

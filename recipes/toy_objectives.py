@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from arts.collect import CollectSettings, Pivots, choose_pivots, rollout_seed
 from arts.lm.load import use_threads
 from arts.proposers.table import TableProposer
 from arts.protocols import Request
+from arts.sparse_deep_fork import CollectSettings, Pivots, choose_pivots, rollout_seed
 from arts.tasks.toy import Array, ToyTask, ToyTree, toy_problem
 from arts.tree import ReasoningTree, Rollout, Step, build_tree
 from arts.verifier.objectives import OBJECTIVES, LogMeanExp, RestValue, RewardSettings, TemperedFlow, TreeFacts

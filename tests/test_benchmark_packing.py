@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT
 
 from arts.build import build_proposer, build_task
-from arts.collect import CollectSettings, collect
+from arts.collect import collect
+from arts.sparse_deep_fork import CollectSettings
 from arts.tree import ReasoningTree
 
 PROMPT = 20

@@ -57,7 +57,7 @@ MISTAKES = [
     (("solve", "1 1 1 1 > 60"), "no solution"),
     (("solve", "1 2 3 4 5 6 7 > 28"), "Countdown takes 2 to 6"),
     (("solve", "3 5 7 11 > 24", "--proposer", "hf:/no/such/folder"), "no model folder"),
-    (("solve", "3 5 7 11 > 24", "--proposer", "http://localhost/v1#m"), "not supported yet"),
+    (("solve", "3 5 7 11 > 24", "--proposer", "http://localhost:9/v1#m"), "is there a server"),
     (("solve", "3 5 7 11 > 24", "--verifier", "/no/such/folder"), "holds no verifier"),
     (("solve", "3 5 7 11 > 24", "--temperature", "0"), "temperature 0"),
     (("solve", "3 5 7 11 > 24", "--task", "chess"), "unknown task 'chess'"),

@@ -15,19 +15,12 @@ import pytest
 import torch
 from tiny_models import LetterTask
 
-from arts.collect import (
-    CollectSettings,
-    Progress,
-    choose_pivots,
-    collect,
-    fork_cost,
-    rollout_seed,
-    run_header,
-)
+from arts.collect import Progress, collect, run_header
 from arts.lm.load import load_causal_lm
 from arts.proposers.hf import HFProposer
 from arts.proposers.table import TableProposer
 from arts.protocols import Proposer, Reply, Request, Split, Task
+from arts.sparse_deep_fork import CollectSettings, choose_pivots, fork_cost, rollout_seed
 from arts.store import Collection, load_trees
 from arts.tasks.toy import ToyTask, ToyTree, toy_problem
 from arts.tree import Node, Problem, ReasoningTree, StopReason, Usage
@@ -114,7 +107,7 @@ def small(**settings: Any) -> CollectSettings:
 def crash_before_the_rename(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
     """All replies of the first shard reach its journal, and no shard appears."""
 
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise Crash
 
     with monkeypatch.context() as patch:

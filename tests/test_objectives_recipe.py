@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from arts.collect import CollectSettings, collect
+from arts.collect import collect
 from arts.proposers.table import TableProposer
+from arts.sparse_deep_fork import CollectSettings
 from arts.store import load_trees
 from arts.tasks.toy import ToyTask
 

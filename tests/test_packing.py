@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from tiny_verifier import build_verifier, in_float64, letter_tree, letter_trees, save_backbone
 
 from arts.build import build_proposer, build_task
-from arts.collect import CollectSettings, collect
+from arts.collect import collect
 from arts.lm.load import load_backbone
 from arts.lm.packing import PackedTree, cheapest_block_size, join_packed, pack_tree, split_nodes
 from arts.lm.tree_attention import hidden_states, use_tree_attention
 from arts.models import shipped_folder
+from arts.sparse_deep_fork import CollectSettings
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, build_tree
 from arts.verifier import scorer as scorer_module
 from arts.verifier.examples import predict, prepare

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from arts.collect import CollectSettings, collect
+from arts.collect import collect
 from arts.evaluate.searches import SearchSpec, run_specs
 from arts.proposers.table import TableProposer
 from arts.protocols import ScoreScale
 from arts.score_function import FunctionScorer
 from arts.search.whole_path import WholePathScorer
+from arts.sparse_deep_fork import CollectSettings
 from arts.store import dump
 from arts.tasks.toy import ToyTask
 from arts.tree import Problem

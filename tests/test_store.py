@@ -442,12 +442,15 @@ def full_disk(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_loses_only_the_line_that_did_not_fit(collection: Collection) -> None:
+def test_a_full_disk_loses_only_what_did_not_fit(collection: Collection) -> None:
     rows = [row("p"), row("q", 1)]
     line_size = len((dump(store._journal_row_to_json(rows[0])) + "\n").encode())
     with full_disk(line_size + 10), pytest.raises(ValueError, match=rf"cannot write to {collection.folder}: \w+"):
         collection.append(0, rows)
-    assert journal_of(collection).stat().st_size == line_size + 10
+    assert journal_of(collection).stat().st_size == 0, "no part of a line stays, so that another may follow"
+    collection.append(0, rows[:1])
+    with full_disk(line_size + 10), pytest.raises(ValueError, match="cannot write to"):
+        collection.append(0, rows[1:])
     assert collection.read_journal(0) == rows[:1]
     collection.append(0, rows[1:])
     assert collection.read_journal(0) == rows

@@ -16,8 +16,9 @@ from tiny_verifier import save_backbone
 
 from arts.build import build_proposer, build_task
 from arts.cli import main
-from arts.collect import CollectSettings, collect
+from arts.collect import collect
 from arts.models import shipped_folder
+from arts.sparse_deep_fork import CollectSettings
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 # Six steps an epoch, and no early stop that could come before the signal.

@@ -34,8 +34,9 @@ def collect_command(
 ) -> None:
     """Sample a model's reasoning as trees (Sparse Deep Fork)."""
     from arts.build import about, build_proposer, build_task
-    from arts.collect import CollectSettings, Progress, collect, fork_cost
+    from arts.collect import Progress, collect
     from arts.console import progress
+    from arts.sparse_deep_fork import CollectSettings, fork_cost
 
     chosen_task = build_task(task)
     settings = CollectSettings(

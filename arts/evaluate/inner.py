@@ -103,7 +103,7 @@ def _request(tree: ReasoningTree, node: int, num_rollouts: int, limit: int, seed
     prefix = tuple(_step(one) for one in tree.path(node))
     key = f"inner {seed}\0{tree.problem.id}\0{tree.text(node)}"
     seeds = [hashlib.sha256(f"{key}\0{index}".encode()).digest()[:8] for index in range(num_rollouts)]
-    left = limit - sum(len(step.token_ids) for step in prefix)
+    left = limit - sum(step.num_tokens for step in prefix)
     return Request(tree.problem, prefix, tuple(int.from_bytes(one, "big") for one in seeds), left)
 
 
@@ -154,7 +154,7 @@ def _distinct_inner_nodes(tree: ReasoningTree, max_new_tokens: int | None) -> It
     seen = set()
     num_tokens, texts = [0], [""]
     for node in tree.nodes[1:]:
-        num_tokens.append(num_tokens[node.parent] + len(node.token_ids))
+        num_tokens.append(num_tokens[node.parent] + node.num_tokens)
         texts.append(texts[node.parent] + node.text)
         room = max_new_tokens is None or num_tokens[node.id] < max_new_tokens
         if node.stop is StopReason.STOP and room and texts[node.id] not in seen:

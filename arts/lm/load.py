@@ -33,11 +33,36 @@ class LanguageModel:
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of a user message as the model expects it: through the chat template where the tokenizer has one."""
+        return TokenizerFolder(self.tokenizer, self.tokenizer_fingerprint).prompt_ids(
+            [{"role": "user", "content": prompt}]
+        )
+
+
+@dataclass(frozen=True)
+class TokenizerFolder:
+    """A tokenizer without its model: what a server does to prompts, done here."""
+
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+
+    def prompt_text(self, messages: list[dict[str, str]]) -> str:
+        """Messages under the chat template; the last one's text where there is no template."""
         if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(prompt)["input_ids"])
-        messages = [{"role": "user", "content": prompt}]
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return messages[-1]["content"]
+        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        plain = self.tokenizer.chat_template is None
+        return list(self.tokenizer(self.prompt_text(messages), add_special_tokens=plain)["input_ids"])
+
+
+def load_tokenizer(folder: str | Path) -> TokenizerFolder:
+    """Raises ValueError where the folder holds none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(Path(folder), local_files_only=True)
+    except Exception as error:  # damaged files raise errors of many types
+        raise ValueError(f"{str(folder)!r} holds no tokenizer: {' '.join(str(error).split())[:300]}") from error
+    return TokenizerFolder(tokenizer, tokenizer_fingerprint(tokenizer))
 
 
 def use_threads(num_threads: int) -> None:

@@ -17,32 +17,10 @@ import torch
 
 from arts.lm.decode import Parts, build_decoder
 from arts.lm.load import LanguageModel
+from arts.proposers.sampling import Sampling
 from arts.proposers.steps import StepSplitter
 from arts.protocols import Reply, Request
-from arts.tree import LogPriorLaw, Step, StopReason, Usage
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How to draw. The law that results is pi_0."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    log_prior_law: LogPriorLaw | None = None
-    "which log-probabilities to report; None: of the law that was drawn from"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature <= 100:
-            raise ValueError(
-                f"temperature {self.temperature}; allowed is 0 < temperature <= 100 (0 would leave nothing to draw)"
-            )
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p {self.top_p}; allowed is 0 < top_p <= 1")
-
-    @property
-    def law(self) -> LogPriorLaw:
-        plain = self.temperature == 1 and self.top_p == 1
-        return "raw" if plain else self.log_prior_law or "sampling"
+from arts.tree import Step, StopReason, Usage
 
 
 @dataclass

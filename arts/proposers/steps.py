@@ -11,6 +11,38 @@ from functools import cache
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what decoders show for a part of a character
 
 
+def ends_of_steps(text: str, token_ends: Sequence[int], separator: str) -> list[int]:
+    """The same for a text whose tokens are known by where they end: how many tokens each step ends with.
+
+    Args:
+        token_ends: characters of `text` up to and with each token; never falling.
+
+    Returns:
+        Counts of tokens; the last is `len(token_ends)`, where the text goes on behind the last separator.
+    """
+    ends, start = [], 0
+    for position, end in enumerate(token_ends, start=1):
+        token = text[(token_ends[position - 2] if position > 1 else 0) : end]
+        # Only a token with the separator's last character can have completed it.
+        if separator[-1] in token and is_complete(text[start:end], separator):
+            ends.append(position)
+            start = end
+    if not ends or ends[-1] < len(token_ends):
+        ends.append(len(token_ends))
+    return ends
+
+
+def is_complete(step: str, separator: str) -> bool:
+    """Has the text of a step come to its separator, behind something other than blanks?"""
+    return separator in step[_blanks(separator).match(step).end() :]  # type: ignore[union-attr]
+
+
+@cache
+def _blanks(separator: str) -> re.Pattern[str]:
+    """What may stand in front of a step: separators and blanks do not make one by themselves."""
+    return re.compile(rf"(?:{re.escape(separator)}|\s)*")
+
+
 class StepSplitter:
     """Finds step ends for one tokenizer and one separator."""
 
@@ -20,7 +52,6 @@ class StepSplitter:
         self.separator = separator
         self.eos_ids = eos_ids
         self._decode = decode
-        self._blanks = re.compile(rf"(?:{re.escape(separator)}|\s)*")
         # Only a token that shows the separator's last character can complete it: the rest need no look at the text. One
         # outside ASCII may be split over tokens, each of which shows a replacement character.
         signs = separator[-1] if separator[-1].isascii() else separator[-1] + _BROKEN
@@ -32,8 +63,7 @@ class StepSplitter:
             return True
         if not self._may_end(step_ids[-1]):
             return False
-        text = self._decode(step_ids)
-        return self.separator in text[self._blanks.match(text).end() :]  # type: ignore[union-attr]
+        return is_complete(self._decode(step_ids), self.separator)
 
     def split(self, token_ids: Sequence[int]) -> list[int]:
         """Where each step ends, as counts of tokens; the last one is `len(token_ids)` (an unfinished step counts)."""

@@ -8,11 +8,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from arts.protocols import Proposer, Reply, Request, ScoreReply, ScoreRequest, StepScorer
+from arts.protocols import ConcurrentProposer, Proposer, Reply, Request, ScoreReply, ScoreRequest, StepScorer
 from arts.search.program import DrawAsk, ScoreAsk, Search, SearchResult, failure
 
 
@@ -91,25 +91,27 @@ def run_concurrently(
     proposer: Proposer,
     scorer: StepScorer | None,
     *,
-    max_in_flight: int = 32,
+    max_in_flight: int | None = None,
     max_active: int = 64,
     watch: Callable[[int, Search], None] | None = None,
 ) -> Iterator[Finished]:
     """Drive searches on a server: every request on its own, at most `max_in_flight` at a time, no rounds.
 
-    Scores are asked for one search at a time, on the calling thread. `proposer.propose` must take calls from threads.
-    Those in flight are shared out evenly, so that a slow search leaves room for the others. One that fails, or whose
-    seconds are over, does not wait for its requests: no more are sent, and replies are dropped. The same holds for all
-    of them where the caller stops taking results.
+    Scores are asked for one search at a time, on the calling thread. A proposer that is no `ConcurrentProposer` must
+    take calls of `propose` from threads. Those in flight are shared out evenly, so that a slow search leaves room for
+    the others. One that fails, or whose seconds are over, does not wait for its requests: no more are sent, and replies
+    are dropped. The same holds for all of them where the caller stops taking results.
 
     Args:
+        max_in_flight: None: what the proposer takes, or 32.
         watch: called after every reply with the place of its search, and the search.
     """
+    if max_in_flight is None:
+        max_in_flight = proposer.max_in_flight if isinstance(proposer, ConcurrentProposer) else 32
     waiting = enumerate(_fitting(searches, scorer))
     active: dict[int, _Running] = {}
     flying: dict[Future[Reply], tuple[int, int]] = {}
-    pool = ThreadPoolExecutor(max_in_flight)
-    try:
+    with _sending_to(proposer, max_in_flight, flying) as send:
         while _fill(active, waiting, max_active):
             over = []
             for place, running in active.items():
@@ -123,7 +125,7 @@ def run_concurrently(
                 running.replies = [None] * len(ask.requests)
                 running.queue = deque(enumerate(ask.requests))
             for place, number, request in _to_send(active, flying, max_in_flight):
-                flying[pool.submit(_propose_one, proposer, request)] = (place, number)
+                flying[send(request)] = (place, number)
             for place in over:
                 _drop(flying, place)
                 yield Finished(place, _result(active.pop(place).search, proposer))
@@ -134,7 +136,22 @@ def run_concurrently(
                 _land(active[place], number, done)
                 if watch is not None:
                     watch(place, active[place].search)
+
+
+@contextmanager
+def _sending_to(
+    proposer: Proposer, max_in_flight: int, flying: dict[Future[Reply], tuple[int, int]]
+) -> Iterator[Callable[[Request], Future[Reply]]]:
+    """The way to send one request; at the end, what still flies is of no use to anybody."""
+    pool = ThreadPoolExecutor(max_in_flight)  # starts no thread before it is used
+    try:
+        if isinstance(proposer, ConcurrentProposer):
+            yield proposer.submit
+        else:
+            yield lambda request: pool.submit(_propose_one, proposer, request)
     finally:
+        for future in flying:
+            future.cancel()
         pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -324,7 +324,7 @@ class Search:
                     piece.ends.append(path[-1])
                     self._wait_for_score(path[-1])
             piece.left -= len(reply.draws)
-            prompt_tokens, generated_tokens, requests = reply.usage
+            prompt_tokens, generated_tokens, requests, *_ = reply.usage
             more = Bill(generated_tokens, 0, len(reply.draws), 0, prompt_tokens, requests)
             self.bill = self.bill.plus(more)
         self.bill = self.bill._replace(nodes=len(self.tree) - 1)

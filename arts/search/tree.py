@@ -209,7 +209,7 @@ class SearchTree:
         self.children[parent].append(node)
         self.depth.append(self.depth[parent] + 1)
         self.num_draws.append(1)
-        self.num_tokens.append(self.num_tokens[parent] + num_tokens(step))
+        self.num_tokens.append(self.num_tokens[parent] + step.num_tokens)
         self.log_score.append(None)
         self._steps.append(step)
         if step.stop is StopReason.EOS and not text.strip(_BLANK):
@@ -276,8 +276,3 @@ class SearchTree:
 
 def _exp(log_score: float) -> float:
     return math.exp(min(log_score, 700.0))
-
-
-def num_tokens(step: Step) -> int:
-    """Tokens of a step; where the proposer reports no ids, four characters count as one."""
-    return len(step.token_ids) or -(-len(step.text) // 4)

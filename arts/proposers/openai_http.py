@@ -1,0 +1,304 @@
+"""A model behind an OpenAI-compatible server as proposer: `http://HOST:PORT/v1#MODEL`.
+
+Requests are answered as they come, as many at once as the server takes. Where it makes several choices of one request,
+siblings are drawn together and their prompt is read once. Paths go on by ids where the server takes them, so that what
+was drawn is what is continued; otherwise by text. Knows no task and no file.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from arts.net.client import Client, RequestFailed
+from arts.net.flow_control import Patience
+from arts.proposers.capabilities import (
+    EXTRA_FIELDS,
+    PATHS,
+    Capabilities,
+    LocalTokenizer,
+    chat_messages,
+    tokenize,
+)
+from arts.proposers.openai_reply import Choice, Completion, read_completion, steps_of
+from arts.proposers.sampling import Sampling
+from arts.protocols import Reply, Request
+from arts.tree import LogPriorLaw, Problem, Step, StopReason, Usage
+
+_MOST_BLANKS = 4  # steps of blanks alone that are drawn again for one step that says something
+_PROMPTS_KEPT = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Options of a server, given behind its model: `URL#MODEL?max_in_flight=128&timeout_s=60`."""
+
+    max_in_flight: int = 64
+    "requests at once; `arts doctor` says how many still gain"
+    timeout_s: float = 600.0
+    "for one request, from its start to the last byte of its answer"
+    give_up_s: float = 300.0
+    "without one good answer the run stops; what it has is kept"
+    max_attempts: int = 6
+    "of one request"
+    n: int = 16
+    "choices asked for at once, where the server gives several"
+    system: str | None = None
+    "system message"
+    tokenizer: str | None = None
+    "folder of the model's tokenizer, for servers that do not tell token ids"
+    key_env: str | None = None
+    "environment variable that holds the key; default: ARTS_API_KEY"
+    key_file: str | None = None
+    "file that holds the key"
+
+    def __post_init__(self) -> None:
+        for name in ("max_in_flight", "n", "max_attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"server option {name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("timeout_s", "give_up_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"server option {name} is {getattr(self, name)}; it must be above 0")
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(max_attempts=self.max_attempts, give_up_s=self.give_up_s)
+
+
+class OpenAIProposer:
+    """Proposer over a server.
+
+    Args:
+        client: of the server.
+        capabilities: from `arts.proposers.capabilities.probe`.
+        tokenizer: the model's own, where the server tells no ids or a verifier is to share them.
+    """
+
+    batch_invariant = True  # a draw that is there is kept; what the server's own batches do to rounding nobody can tell
+
+    def __init__(
+        self,
+        client: Client,
+        capabilities: Capabilities,
+        *,
+        step_separator: str,
+        sampling: Sampling | None = None,
+        settings: ServerSettings | None = None,
+        tokenizer: LocalTokenizer | None = None,
+    ) -> None:
+        self.client, self.capabilities, self.step_separator = client, capabilities, step_separator
+        self.settings = settings or ServerSettings()
+        self.max_in_flight = self.settings.max_in_flight
+        self.draws_at_once = self.settings.n if capabilities.n else 1
+        plain = Sampling(
+            temperature=sampling.temperature if sampling else 1.0,
+            top_p=sampling.top_p if sampling else 1.0,
+            log_prior_law=capabilities.log_prior_law,
+        )
+        self.sampling = plain
+        self.log_prior_law: LogPriorLaw = plain.law
+        # Log-probabilities of nobody knows what are worse than none.
+        law_is_known = plain.is_plain or capabilities.log_prior_law is not None
+        self._asks_log_probs = capabilities.log_probs and law_is_known
+        self._tokenizer = tokenizer
+        # Ids of the server's own tokenizer mean nothing to others, unless that tokenizer is at hand.
+        shares_ids = tokenizer is not None and capabilities.continuing == "token_ids"
+        self.tokenizer_fingerprint = tokenizer.fingerprint if tokenizer is not None and shares_ids else None
+        self._prompt_ids: dict[str, list[int]] = {}
+        named = (
+            f"{capabilities.model} {capabilities.route} {capabilities.chat} {self.settings.system!r} "
+            f"{plain.temperature} {plain.top_p} {self.log_prior_law} {step_separator!r}"
+        )
+        self.fingerprint = f"server:{hashlib.sha256(named.encode()).hexdigest()[:16]}"
+
+    def close(self) -> None:
+        self.client.close()
+
+    def propose(self, requests: Sequence[Request]) -> list[Reply]:
+        """All replies. `submit` gives each as soon as it is there."""
+        futures = [self.submit(request) for request in requests]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+    def submit(self, request: Request) -> Future[Reply]:
+        if request.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens {request.max_new_tokens}; it must be at least 1")
+        if request.prefix and self.capabilities.continuing == "none":
+            raise ValueError(
+                f"{self.client.base_url} cannot go on from the middle of an answer: neither by token ids nor by an "
+                "assistant's message. Give the folder of the model's tokenizer (URL#MODEL?tokenizer=FOLDER) so that "
+                "its /completions can be asked, or use only what draws whole solutions (--pivots none, best-of-n)"
+            )
+        return self.client.start(self._answer(request))
+
+    async def _answer(self, request: Request) -> Reply:
+        size = self.draws_at_once
+        groups = [request.seeds[start : start + size] for start in range(0, len(request.seeds), size)]
+        parts = await asyncio.gather(*(self._draw_group(request, seeds) for seeds in groups))
+        usage, failures = Usage(), [part.failure for part in parts if part.failure]
+        for part in parts:
+            usage = usage.plus(part.usage)
+        return Reply(tuple(draw for part in parts for draw in part.draws), usage, failures[0] if failures else "")
+
+    async def _draw_group(self, request: Request, seeds: Sequence[int]) -> Reply:
+        """Draws of one request to the server; those that it left out are asked for again, one by one."""
+        try:
+            completion, failed = await self._complete(request.problem, request.prefix, seeds, request)
+        except RequestFailed as failure:
+            return Reply((_FAILED,) * len(seeds), Usage(failed_requests=failure.num_sent), str(failure))
+        usage = self._usage(request.prefix, request.problem, completion)._replace(failed_requests=failed)
+        draws: list[tuple[Step, ...]] = []
+        why = ""
+        by_index = {choice.index: choice for choice in completion.choices}
+        if len(seeds) == 1:
+            by_index = {0: completion.choices[0]}
+        for index, seed in enumerate(seeds):
+            choice = by_index.get(index)
+            if choice is None:
+                missing = await self._draw_group(request, (seed,))
+                draws.append(missing.draws[0])
+                usage, why = usage.plus(missing.usage), why or missing.failure
+                continue
+            try:
+                steps = steps_of(choice, self.step_separator, whole=request.whole)
+            except ValueError as error:
+                draws.append(_FAILED)
+                why = why or f"malformed: {error}"
+                continue
+            if not request.whole and _is_blank(steps[0], self.step_separator):
+                steps, more = await self._past_blanks(request, seed, steps[0])
+                usage = usage.plus(more)
+            draws.append(steps)
+        return Reply(tuple(draws), usage, why)
+
+    async def _past_blanks(self, request: Request, seed: int, first: Step) -> tuple[tuple[Step, ...], Usage]:
+        """A server stops at separators that nothing was said before; the step goes on behind them."""
+        step, usage = first, Usage()
+        for round_number in range(_MOST_BLANKS):
+            left = request.max_new_tokens - step.num_tokens
+            if left < 1:
+                return (step._replace(stop=StopReason.LENGTH),), usage
+            again = Request(
+                request.problem, (*request.prefix, step), (_next_seed(seed, round_number),), left, whole=False
+            )
+            try:
+                completion, failed = await self._complete(again.problem, again.prefix, again.seeds, again)
+                (more,) = steps_of(completion.choices[0], self.step_separator, whole=False)
+            except (RequestFailed, ValueError):
+                return _FAILED, usage
+            usage = usage.plus(self._usage(again.prefix, again.problem, completion)._replace(failed_requests=failed))
+            log_prior = None if step.log_prior is None or more.log_prior is None else step.log_prior + more.log_prior
+            step = Step(step.text + more.text, step.token_ids + more.token_ids, log_prior, more.stop)
+            if not _is_blank(more, self.step_separator):
+                break
+        return (step,), usage
+
+    # --- one request to the server ------------------------------------------------------------------------------------
+
+    async def _complete(
+        self, problem: Problem, prefix: Sequence[Step], seeds: Sequence[int], request: Request
+    ) -> tuple[Completion, int]:
+        can = self.capabilities
+        body: dict[str, Any] = {
+            "model": can.model,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "max_tokens": request.max_new_tokens,
+            "seed": _server_seed(seeds[0]),
+            **(EXTRA_FIELDS if can.extra_fields else {}),
+            **await self._prompt(problem, prefix),
+        }
+        if len(seeds) > 1:
+            body["n"] = len(seeds)
+        if self._asks_log_probs:
+            body["logprobs"] = 1 if can.route == "completions" else True
+        if not request.whole and can.says_stop:
+            body["stop"] = [self.step_separator]
+
+        def read(answer: Any) -> Completion:
+            completion = read_completion(answer, can.route, request.max_new_tokens)
+            if not any(_says_anything(choice, completion) for choice in completion.choices):
+                raise ValueError("an empty text without a token")
+            return completion
+
+        return await self.client.post(PATHS[can.route], body, read)
+
+    async def _prompt(self, problem: Problem, prefix: Sequence[Step]) -> dict[str, Any]:
+        """The part of a request's body that says what is to be continued."""
+        can, messages = self.capabilities, chat_messages(problem.prompt, self.settings.system)
+        begun = "".join(step.text for step in prefix)
+        if can.continuing == "token_ids":
+            ids = await self._ids(problem, messages)
+            return {"prompt": [*ids, *(token for step in prefix for token in step.token_ids)]}
+        if can.continuing == "text":
+            start = self._tokenizer.prompt_text(messages) if self._tokenizer and can.chat else problem.prompt
+            template_only = {"add_special_tokens": False} if can.extra_fields and can.chat else {}
+            return {"prompt": start + begun, **template_only}
+        if not begun:
+            return {"messages": messages}
+        flags = {"continue_final_message": True, "add_generation_prompt": False}
+        return {
+            "messages": [*messages, {"role": "assistant", "content": begun}],
+            **(flags if can.continuing == "continue_final_message" else {}),
+        }
+
+    async def _ids(self, problem: Problem, messages: list[dict[str, str]]) -> list[int]:
+        known = self._prompt_ids.get(problem.prompt)
+        if known is not None:
+            return known
+        ids = (
+            self._tokenizer.prompt_ids(messages)
+            if self._tokenizer
+            else await tokenize(self.client, self.capabilities.model, messages)
+        )
+        if not ids:
+            raise RequestFailed("malformed", "/tokenize gave no ids for a prompt")
+        while len(self._prompt_ids) >= _PROMPTS_KEPT:
+            del self._prompt_ids[next(iter(self._prompt_ids))]
+        self._prompt_ids[problem.prompt] = ids
+        return ids
+
+    def _usage(self, prefix: Sequence[Step], problem: Problem, completion: Completion) -> Usage:
+        """What the server says it took, or an estimate from the texts where it says nothing of use."""
+        prompt, generated = completion.prompt_tokens, completion.generated_tokens
+        estimated = prompt is None or generated is None
+        if prompt is None:
+            known = self._prompt_ids.get(problem.prompt)
+            prompt = len(known) if known else _estimate(problem.prompt)
+            prompt += sum(step.num_tokens for step in prefix)
+        if generated is None:
+            generated = sum(len(choice.tokens) or _estimate(choice.text) for choice in completion.choices)
+        return Usage(prompt, generated, 1, int(estimated))
+
+
+_FAILED: tuple[Step, ...] = (Step("", (), None, StopReason.ERROR),)
+
+
+def _says_anything(choice: Choice, completion: Completion) -> bool:
+    """A model may end its solution at once, but that takes a token."""
+    return bool(choice.text or choice.tokens or completion.generated_tokens)
+
+
+def _is_blank(step: Step, separator: str) -> bool:
+    return step.stop is StopReason.STOP and not step.text.replace(separator, "").strip()
+
+
+def _estimate(text: str) -> int:
+    """Tokens of a text that nobody counted: four characters each."""
+    return -(-len(text) // 4)
+
+
+def _server_seed(seed: int) -> int:
+    """Some servers take 32 bits with a sign only."""
+    return seed & 0x7FFFFFFF
+
+
+def _next_seed(seed: int, round_number: int) -> int:
+    return random.Random(f"blank {seed} {round_number}").getrandbits(63)

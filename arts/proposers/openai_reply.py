@@ -1,0 +1,168 @@
+"""What an OpenAI-compatible server says, as steps. Knows the forms of answers; sends nothing.
+
+Servers differ: some return no log-probabilities, no ids, no usage, or one choice where several were asked for. What is
+missing is None here, and what contradicts itself is a ValueError.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from arts.proposers.steps import ends_of_steps, is_complete
+from arts.tree import Step, StopReason
+
+Route = Literal["completions", "chat"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One choice of an answer."""
+
+    index: int
+    text: str
+    finish: str
+    "finish_reason: stop, length, ..."
+    matched_stop: str | None
+    "the stop string that ended it, where the server says so"
+    says_stop: bool
+    "the server says which stop string ended a text, and None where none did"
+    token_ids: tuple[int, ...]
+    "empty where the server does not return them"
+    tokens: tuple[str, ...]
+    "texts of the tokens, empty without log-probabilities"
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole answer."""
+
+    choices: tuple[Choice, ...]
+    "in the order of their index, each index once"
+    prompt_tokens: int | None
+    generated_tokens: int | None
+    "of all choices; None where the server does not say, or says what cannot be"
+
+
+def read_completion(body: Any, route: Route, max_new_tokens: int) -> Completion:
+    """Read an answer to a request for choices of at most `max_new_tokens` each.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it has no choices, or one that makes no sense.
+    """
+    read = {int(choice.get("index", place)): choice for place, choice in reversed(list(enumerate(body["choices"])))}
+    choices = tuple(_choice(index, read[index], route) for index in sorted(read))
+    if not choices:
+        raise ValueError("an answer without choices")
+    usage = body.get("usage")
+    # Tokens of a hidden chain of thought count too, so that there may be more than we see.
+    least = sum(max(len(choice.token_ids), len(choice.tokens), bool(choice.text)) for choice in choices)
+    most = max(least, (max_new_tokens + 1) * len(choices))
+    return Completion(
+        choices, _count(usage, "prompt_tokens", 1, 1 << 30), _count(usage, "completion_tokens", least, most)
+    )
+
+
+def _count(usage: Any, name: str, least: int, most: int) -> int | None:
+    value = usage.get(name) if isinstance(usage, Mapping) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most else None
+
+
+def _choice(index: int, choice: Mapping[str, Any], route: Route) -> Choice:
+    text = choice["message"]["content"] if route == "chat" else choice["text"]
+    finish = choice.get("finish_reason")
+    if not isinstance(finish, str):
+        raise ValueError(f"finish_reason is {finish!r}")
+    if text is None:
+        text = ""
+    if not isinstance(text, str):
+        raise TypeError(f"the text is {type(text).__name__}")
+    tokens, log_probs = _log_probs(choice.get("logprobs"), route)
+    ids = choice.get("token_ids")
+    # SGLang calls it matched_stop, which is an id where a token ended the text.
+    stop = choice.get("stop_reason", choice.get("matched_stop"))
+    return Choice(
+        index,
+        text,
+        finish,
+        stop if isinstance(stop, str) else None,
+        "stop_reason" in choice or "matched_stop" in choice,
+        tuple(map(int, ids)) if ids else (),
+        tokens,
+        log_probs,
+    )
+
+
+def _log_probs(found: Any, route: Route) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Tokens and their log-probabilities; empty where there are none."""
+    if not found:
+        return (), ()
+    if route == "chat" or found.get("content"):
+        rows = found.get("content") or ()
+        pairs = [(str(row["token"]), float(row["logprob"])) for row in rows]
+    else:
+        values = found.get("token_logprobs") or ()
+        pairs = [(str(token), float(value)) for token, value in zip(found["tokens"], values, strict=True)]
+    # 0.01: float16 sums may exceed 1. Servers cut -inf to a large negative number.
+    if not all(value <= 0.01 and not math.isnan(value) for _, value in pairs):
+        raise ValueError("a log-probability that is none")
+    return tuple(token for token, _ in pairs), tuple(min(0.0, max(value, -1e4)) for _, value in pairs)
+
+
+def steps_of(choice: Choice, separator: str, *, whole: bool) -> tuple[Step, ...]:
+    """The steps of a choice: those of a rollout, or the first one where one step was asked for.
+
+    Cuts fall between tokens, and each step keeps its separator. Without log-probabilities nothing is known about
+    tokens: cuts fall behind separators, and log-priors are None.
+
+    Raises:
+        ValueError: it has no text and no end, or ended in a way that is no end of a solution, as by a content filter.
+    """
+    text, last = choice.text, _stop_of(choice)
+    if choice.matched_stop is not None and not text.endswith(choice.matched_stop):
+        text += choice.matched_stop  # most servers leave the stop string out
+    places = _token_ends(text, choice.tokens) if choice.tokens else list(range(1, len(text) + 1))
+    ids = choice.token_ids if len(choice.token_ids) == len(choice.tokens) else ()
+    cuts = [0, *ends_of_steps(text, places, separator)] if places else [0]
+    last_step = text[places[cuts[-2] - 1] if len(cuts) > 1 and cuts[-2] else 0 :]
+    if last is StopReason.EOS and (len(cuts) == 1 or is_complete(last_step, separator)):
+        cuts.append(cuts[-1])  # the model stopped behind a separator, which is a step of its own as with local models
+    if len(cuts) == 1:
+        raise ValueError("an empty text that did not end")
+    steps = []
+    for number, (start, end) in enumerate(pairwise(cuts), start=2):
+        own_text = text[places[start - 1] if start else 0 : places[end - 1]] if end > start else ""
+        log_prior = round(math.fsum(choice.log_probs[start:end]), 6) if choice.tokens and end > start else None
+        stop = last if number == len(cuts) else StopReason.STOP
+        steps.append(Step(own_text, ids[start:end], log_prior, stop))
+    return tuple(steps) if whole else (steps[0],)
+
+
+def _stop_of(choice: Choice) -> StopReason:
+    if choice.matched_stop is not None:
+        return StopReason.STOP
+    if choice.finish in ("stop", "eos", "end_turn"):
+        return StopReason.EOS
+    if choice.finish in ("length", "max_tokens"):
+        return StopReason.LENGTH
+    raise ValueError(f"finish_reason is {choice.finish!r}, which ends no solution")
+
+
+def _token_ends(text: str, tokens: Sequence[str]) -> list[int]:
+    """Where each token ends in the text: characters up to and with it.
+
+    An end-of-sequence token has no place in the text. One that is a part of a character shows as something else; the
+    character then belongs to a neighbour.
+    """
+    ends, place = [], 0
+    for token in tokens:
+        if text.startswith(token, place):
+            place += len(token)
+        elif token.strip("\N{REPLACEMENT CHARACTER}"):
+            found = text.find(token, place, place + len(token) + 8)
+            place = found + len(token) if found >= 0 else place
+        ends.append(place)
+    # What no token accounted for belongs to the last one that has text.
+    return [end if end < place else len(text) for end in ends]
