@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from arts.protocols import Proposer, Scorer, ScoreScale, StepScorer, Task
 from arts.search.budget import Bill, Budget
-from arts.search.driver import run_batched
+from arts.search.driver import run_searches
 from arts.search.program import Search
 from arts.search.strategies.adaptive import Adaptive
 from arts.search.strategies.pool import BestOfN
@@ -123,7 +123,7 @@ def solve(
         seed=seed,
         verifier_caches=step_scorer is not None and step_scorer.caches,
     )
-    ((_, result),) = run_batched([search], proposer, step_scorer, watch=(lambda _, one: watch(one)) if watch else None)
+    ((_, result),) = run_searches([search], proposer, step_scorer, watch=(lambda _, one: watch(one)) if watch else None)
     leaf = None if result.answer is None else result.tree.nodes[result.answer]
     return Solution(result.tree, leaf, result.bill, result.stopped, result.counts, search.tree.scale)
 

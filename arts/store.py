@@ -133,6 +133,10 @@ class Collection:
     def finished_shards(self) -> list[Path]:
         return sorted(self.folder.glob("trees-[0-9]*.jsonl"))
 
+    def journals(self) -> list[int]:
+        """Numbers of the shards that have a journal."""
+        return sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("trees-[0-9]*.journal"))
+
     def num_trees(self) -> int:
         """Trees in the finished shards."""
         return sum(path.read_bytes().count(b"\n") for path in self.finished_shards())
@@ -160,14 +164,19 @@ class Collection:
                 ) from error
             yield
 
-    def read_journal(self, shard: int) -> list[JournalRow]:
-        """The replies that reached the disk. A torn last line is cut off, so that appending goes on behind it."""
+    def read_journal(self, shard: int, *, repair: bool = True) -> list[JournalRow]:
+        """The replies that reached the disk.
+
+        Args:
+            repair: cut a torn last line off, so that appending goes on behind it. False for those who only look:
+                another process may be writing that line now.
+        """
         path = self._journal_path(shard)
         if not path.exists():
             return []
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        if repair and whole < len(content):
             with _writing_to(self.folder), path.open("r+b") as file:
                 file.truncate(whole)
         rows = []

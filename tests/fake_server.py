@@ -218,6 +218,8 @@ class Server:
         if fault == "wrong count":
             reply["choices"] = choices[: count // 2] if count > 1 else [*choices, {**choices[0], "index": 1}]
             row["served"], row["tokens"] = row["served"][: max(1, count // 2)], tokens[: max(1, count // 2)]
+            if usage := reply.get("usage"):
+                usage["completion_tokens"] = sum(row["tokens"])
         elif fault == "duplicate":
             reply["choices"] = [*choices, choices[0]]
         elif fault == "no usage":

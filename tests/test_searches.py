@@ -220,10 +220,6 @@ def test_bills_do_not_depend_on_what_was_searched_before(tmp_path: Path) -> None
     assert all(row.bill.verifier_tokens > 5 for row in alone if row.spec.strategy != MOST)
 
 
-def test_rows_do_not_depend_on_how_many_searches_run_together(tmp_path: Path) -> None:
-    assert search(tmp_path / "one", max_active=1) == search(tmp_path / "all", max_active=64)
-
-
 def test_strategies_without_scores_need_no_verifier(tmp_path: Path) -> None:
     rows = run_specs(tmp_path, [SearchSpec(MOST)], PROBLEMS, TASK, TableProposer(), None, header=ABOUT)
     assert {row.stopped for row in rows} == {"complete"}

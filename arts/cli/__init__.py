@@ -10,6 +10,7 @@ import typer
 
 from arts.build import LOCAL_HINT
 from arts.cli.collect import collect_command
+from arts.cli.doctor import doctor_command
 from arts.cli.evaluate import evaluate_command, values_command
 from arts.cli.search import search_command
 from arts.cli.solve import demo_command, solve_command
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 
 app.command("collect")(collect_command)
+app.command("doctor")(doctor_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("values")(values_command)

@@ -6,11 +6,21 @@ from typing import Annotated
 
 import typer
 
-from arts.cli.shared import DEVICE, PROPOSER, TASK, THREADS, choice, use_torch_threads
+from arts.cli.shared import (
+    DEVICE,
+    PROPOSER,
+    TASK,
+    THREADS,
+    choice,
+    needs_torch_to_draw,
+    say_advice,
+    say_failures,
+    use_torch_threads,
+)
 
 
 def collect_command(
-    out: Annotated[Path, typer.Option(help="folder of the collection; an interrupted run there goes on")],
+    out: Annotated[Path | None, typer.Option(help="folder of the collection; an interrupted run there goes on")] = None,
     task: TASK = "countdown",
     proposer: PROPOSER = "countdown",
     num_problems: Annotated[int, typer.Option(help="problems to draw trees for")] = 500,
@@ -31,13 +41,31 @@ def collect_command(
     seed: int = 0,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it will cost, and send nothing")] = False,
+    status: Annotated[
+        Path | None, typer.Option(help="say how far the collection in this folder is, and what it has cost")
+    ] = None,
+    price_prompt: Annotated[float | None, typer.Option(help="of a million prompt tokens")] = None,
+    price_generated: Annotated[float | None, typer.Option(help="of a million generated tokens")] = None,
+    tokens_per_second: Annotated[float | None, typer.Option(help="speed of the server, for --dry-run")] = None,
 ) -> None:
-    """Sample a model's reasoning as trees (Sparse Deep Fork)."""
+    """Sample a model's reasoning as trees (Sparse Deep Fork).
+
+    What is drawn is on disk before it counts: the same command goes on where a run was stopped, and tries again what a
+    server failed at.
+    """
     from arts.build import about, build_proposer, build_task
     from arts.collect import Progress, collect
+    from arts.collect_report import Prices, dry_run_lines, status_lines
     from arts.console import progress
     from arts.sparse_deep_fork import CollectSettings, fork_cost
 
+    prices = Prices(prompt=price_prompt, generated=price_generated)
+    if status is not None:
+        print("\n".join(status_lines(status, prices)))
+        return
+    if out is None:
+        raise ValueError("--out is missing: the folder that the trees are to be written to")
     chosen_task = build_task(task)
     settings = CollectSettings(
         split=choice("split", split, ("train", "validation", "test")),  # type: ignore[arg-type]
@@ -53,15 +81,21 @@ def collect_command(
         seed=seed,
         block_size=block_size,
     )
-    use_torch_threads(threads, needed=proposer != "table")
+    if dry_run:
+        print("\n".join(dry_run_lines(chosen_task, settings, out, prices, tokens_per_second)))
+        return
+    use_torch_threads(threads, needed=needs_torch_to_draw(proposer))
     chosen_proposer = build_proposer(proposer, chosen_task, temperature=temperature, top_p=top_p, device=device)
+    say_advice(chosen_proposer)
     with progress("collecting trees", num_problems) as tell:
 
         def watch(state: Progress) -> None:
-            tell(state.done, f"{state.generated_tokens:,} tokens")
+            failed = sum(state.failed.values())
+            tell(state.done, f"{state.generated_tokens:,} tokens" + (f", {failed:,} draws failed" if failed else ""))
 
         made = about() | {"command": sys.argv, "proposer": proposer}
         collection = collect(chosen_task, chosen_proposer, settings, out, about=made, watch=watch)
+    say_failures(collection)
     cost = fork_cost(collection.trees())
     print(
         f"{out}: {num_problems} trees; {cost.trunk_tokens:,} tokens in main trajectories, {cost.fork_tokens:,} in "

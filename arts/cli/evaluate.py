@@ -111,7 +111,7 @@ def values_command(
         raise ValueError(f"{out} exists; choose another --out, or delete it")
     task = build_task(str(open_collection(trees).header["task"]))
     pool = load_trees(trees)
-    use_torch_threads(threads, needed=proposer != "table")
+    use_torch_threads(threads, needed=needs_torch_to_draw(proposer))
     chosen = build_proposer(proposer, task, temperature=temperature, top_p=top_p, device=device)
     with progress("drawing from inner steps", 1000) as tell:
         values = draw_inner_values(

@@ -5,7 +5,18 @@ from typing import Annotated, get_args
 
 import typer
 
-from arts.cli.shared import BASE, DEVICE, PROPOSER, TASK, THREADS, VERIFIER, choice, use_torch_threads
+from arts.cli.shared import (
+    BASE,
+    DEVICE,
+    PROPOSER,
+    TASK,
+    THREADS,
+    VERIFIER,
+    choice,
+    needs_torch_to_draw,
+    say_advice,
+    use_torch_threads,
+)
 from arts.protocols import Split
 
 
@@ -71,9 +82,10 @@ def search_command(
     if len(problems) < num_problems:
         raise ValueError(f"task {task} has {len(problems)} problems there, {num_problems} were asked for")
     scored = any(STRATEGIES[spec.strategy.partition(":")[0]].scores != "none" for spec in specs)
-    use_torch_threads(threads, needed=proposer != "table" or (scored and needs_torch(verifier)))
+    use_torch_threads(threads, needed=needs_torch_to_draw(proposer) or (scored and needs_torch(verifier)))
     sampling = {"temperature": temperature, "top_p": top_p}
     built = build_proposer(proposer, chosen, **sampling, device=device, keep_tokens=1 << 15)
+    say_advice(built)
     scorer = build_step_scorer(verifier, built, base=backbone, device=device) if scored else None
     header = {"task": task, "proposer": built.fingerprint, "verifier": verifier_identity(verifier), "split": split}
     with progress("searching", len(specs) * len(problems)) as tell:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from arts.protocols import Proposer
     from arts.store import Collection
 
 SCORERS = (
@@ -14,7 +15,14 @@ SCORERS = (
     "python:MODULE:FUNCTION"
 )
 TASK = Annotated[str, typer.Option("--task", help="countdown, countdown:N (N numbers, 3 to 6) or toy")]
-PROPOSER = Annotated[str, typer.Option("--proposer", help="countdown (shipped), hf:FOLDER, or table (toy task)")]
+PROPOSER = Annotated[
+    str,
+    typer.Option(
+        "--proposer",
+        help="countdown (shipped), hf:FOLDER, http://HOST:PORT/v1#MODEL?OPTION=VALUE&... (an OpenAI-compatible server; "
+        "`arts doctor` shows what it can do), or table (toy task)",
+    ),
+]
 VERIFIER = Annotated[str, typer.Option("--verifier", help=f"{SCORERS}")]
 DEVICE = Annotated[str, typer.Option(help="where models run: cpu, cuda, cuda:1, ...")]
 THREADS = Annotated[int, typer.Option(min=1, help="torch threads; more than one rarely helps on a CPU")]
@@ -32,6 +40,34 @@ def say_if_unfinished(collection: "Collection") -> None:
     if 0 < found < wanted:
         print(
             f"note: {collection.folder} holds {found} of {wanted} trees; its `arts collect` command finishes it",
+            file=sys.stderr,
+        )
+
+
+def needs_torch_to_draw(proposer: str) -> bool:
+    """False where `build_proposer` gets along without torch."""
+    return proposer != "table" and not (proposer.startswith(("http://", "https://")) and "tokenizer=" not in proposer)
+
+
+def say_advice(proposer: "Proposer") -> None:
+    """What a user should know of the server that answers."""
+    from arts.proposers.openai_http import OpenAIProposer
+
+    if isinstance(proposer, OpenAIProposer):
+        for line in proposer.capabilities.advice():
+            print(f"note: {line}", file=sys.stderr)
+
+
+def say_failures(collection: "Collection") -> None:
+    """Draws that a server failed at; the same command tries them again."""
+    from arts.collect_report import failed_draws
+
+    failed = failed_draws(collection)
+    if failed:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(failed.items()))
+        print(
+            f"note: {sum(failed.values()):,} draws failed ({kinds}); they are in the trees as failed, and the same "
+            "command tries them again",
             file=sys.stderr,
         )
 

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from arts.cli.shared import BASE, DEVICE, PROPOSER, TASK, THREADS, VERIFIER, use_torch_threads
+from arts.cli.shared import (
+    BASE,
+    DEVICE,
+    PROPOSER,
+    TASK,
+    THREADS,
+    VERIFIER,
+    needs_torch_to_draw,
+    say_advice,
+    use_torch_threads,
+)
 
 
 def solve_command(
@@ -49,9 +59,10 @@ def solve_command(
     parsed = chosen_task.parse(problem)
     print("loading models …", file=sys.stderr, flush=True)
     scored = rule is None or rule.scores != "none"
-    use_torch_threads(threads, needed=proposer != "table" or (scored and needs_torch(verifier)))
+    use_torch_threads(threads, needed=needs_torch_to_draw(proposer) or (scored and needs_torch(verifier)))
     sampling = {"temperature": temperature, "top_p": top_p}
     chosen_proposer = build_proposer(proposer, chosen_task, **sampling, device=device, keep_tokens=1 << 15)
+    say_advice(chosen_proposer)
     scorer = build_step_scorer(verifier, chosen_proposer, base=backbone, device=device) if scored else None
     budget = Budget(generated_tokens=budget_tokens)
     with watch_search(budget, shown=live) as watch:

@@ -16,7 +16,7 @@ import numpy as np
 from arts.evaluate.metrics import Estimate, paired_bootstrap
 from arts.protocols import Proposer, StepScorer, Task
 from arts.search.budget import Bill, Budget
-from arts.search.driver import run_batched
+from arts.search.driver import run_searches
 from arts.search.program import Search, SearchResult
 from arts.search.strategies import parse_strategy
 from arts.search.strategy import Strategy
@@ -68,7 +68,6 @@ def run_specs(
     *,
     header: dict[str, Any],
     keep_curves: bool = False,
-    max_active: int = 64,
     watch: Callable[[int, int], None] | None = None,
 ) -> list[SearchRow]:
     """Search what has no row yet, or one that failed, and return the rows of all specs and problems.
@@ -117,7 +116,7 @@ def run_specs(
                 scorer.forget()  # no strategy pays less for what another one had scored
             left = [problem for problem in problems if (spec, problem.id) not in rows]
             searches = (prepared(spec, problem) for problem in left)
-            for place, result in run_batched(searches, proposer, scorer, max_active=max_active):
+            for place, result in run_searches(searches, proposer, scorer):
                 row = _row(spec, left[place], result)
                 rows[spec, row.problem] = row
                 file.write(dump(_to_json(row)) + "\n")

@@ -3,13 +3,19 @@
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 
 def checked_url(url: str) -> str:
     """The URL without a `/` at its end. Raises ValueError for one that cannot be a server's, or that holds a secret."""
-    parts = urlsplit(url)
+    shown = url.rpartition("@")[2].partition("?")[0]  # what stands before or behind may be a secret
+    advice = f"{shown!r} is no server's address; give one like http://127.0.0.1:8000/v1#MODEL"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(advice) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no server's address; give one like http://127.0.0.1:8000/v1#MODEL")
+        raise ValueError(advice)
     if parts.username or parts.password:
         host = parts.netloc.rpartition("@")[2]
         raise ValueError(
@@ -24,6 +30,12 @@ def checked_url(url: str) -> str:
     except ValueError as error:
         raise ValueError(f"{url!r}: {error}") from error
     return url.rstrip("/")
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for this address (HTTP_PROXY, HTTPS_PROXY, NO_PROXY)."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def read_key(*, key_env: str | None = None, key_file: str | None = None, host: str = "") -> str | None:

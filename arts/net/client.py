@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 import aiohttp
 
-from arts.net.address import checked_url
+from arts.net.address import checked_url, proxy_for
 from arts.net.flow_control import AdaptiveLimit, Breaker, Patience, RetryBudget
 
 T = TypeVar("T")
@@ -74,6 +74,8 @@ class Client:
         self.sent: Counter[str] = Counter()
         "requests by what became of them: `good`, or a `FailureKind`"
         self._key, self._clock = key, clock
+        # Not by aiohttp's `trust_env`: it sends passwords of ~/.netrc too, and fails over them where there is a key.
+        self._proxy = proxy_for(self.base_url)
         self._budget = RetryBudget(self.patience)
         self._rng = random.Random()  # jitter must differ between processes, so it has no fixed seed
         self._in_flight = 0
@@ -152,11 +154,12 @@ class Client:
             await self._enter()
             num_sent += 1
             try:
-                result = read_json(await self._send(method, path, body), read)
+                result = self._read_json(await self._send(method, path, body), read)
             except RequestFailed as failure:
                 failure.num_sent = num_sent
                 was_open = self.breaker.is_open
                 self._note_failure(failure)
+                self._check()
                 if failure.kind == "refused":
                     raise
                 # While nothing works at all, time decides; a request that merely waits its turn uses up no attempt.
@@ -260,7 +263,9 @@ class Client:
         """The body of a good answer."""
         url = f"{self.base_url.removesuffix('/v1')}{path}" if path.startswith("/") else f"{self.base_url}/{path}"
         try:
-            async with self._opened().request(method, url, data=body, allow_redirects=False) as answer:
+            async with self._opened().request(
+                method, url, data=body, allow_redirects=False, proxy=self._proxy
+            ) as answer:
                 content = await _read(answer)
                 if answer.status == 200:
                     return content
@@ -273,7 +278,7 @@ class Client:
                 "of your own, name its authority's file in the environment variable SSL_CERT_FILE"
             )
             raise self._unavailable from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
             reason = self._clean(str(error)) or type(error).__name__
             raise RequestFailed("connection", reason) from error
 
@@ -288,7 +293,6 @@ class Client:
                 connector=connector,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=min(10.0, self.timeout_s)),
-                trust_env=True,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
@@ -315,6 +319,14 @@ class Client:
             return RequestFailed("server", text)
         return RequestFailed("refused", text)
 
+    def _read_json(self, content: bytes, read: Callable[[Any], T]) -> T:
+        """Raises RequestFailed where this is no JSON, or none that `read` understands."""
+        try:
+            return read(json.loads(content))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            reason = self._clean(f"{type(error).__name__}: {error}")
+            raise RequestFailed("malformed", f"the answer makes no sense ({reason})") from error
+
     def _clean(self, text: str) -> str:
         """One line of bounded length without the key, which some servers repeat in their errors."""
         if self._key:
@@ -330,15 +342,6 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
         if size > _LONGEST_BODY:
             raise RequestFailed("malformed", f"the answer is longer than {_LONGEST_BODY:,} bytes")
     return b"".join(parts)
-
-
-def read_json(content: bytes, read: Callable[[Any], T]) -> T:
-    """Raises RequestFailed where this is no JSON, or none that `read` understands."""
-    try:
-        return read(json.loads(content))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
-        raise RequestFailed("malformed", f"the answer makes no sense ({reason})") from error
 
 
 def _error_text(content: bytes) -> str:

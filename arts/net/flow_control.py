@@ -36,7 +36,7 @@ class Patience:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("first_contact_s", "first_wait_s", "longest_wait_s", "give_up_s", "retry_ratio", "spare_retries"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # also not a number
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
     def wait_s(self, attempt: int, rng: random.Random) -> float:

@@ -55,6 +55,61 @@ class Capabilities:
     max_context: int | None = None
     "tokens of prompt and answer"
 
+    def table(self) -> list[tuple[str, str, str]]:
+        """Rows of: what, whether the server can, and what is done about it."""
+
+        def said(can: bool) -> str:
+            return "yes" if can else "no"
+
+        ways = {
+            "token_ids": ("by token ids", "what was drawn is what is continued"),
+            "continue_final_message": ("continue_final_message", "the path is sent as the assistant's message"),
+            "prefill": ("assistant's message", "the path is sent as the assistant's message"),
+            "text": ("as text", "template and path are sent to /completions"),
+            "none": ("no", "whole solutions only"),
+        }
+        law = "not known" if self.log_prior_law is None else f"yes, {self.log_prior_law} law"
+        return [
+            ("model", self.model, f"server says it is {self.server}"),
+            ("chat template", said(self.chat), "" if self.chat else "prompts are sent as they are"),
+            ("goes on", *ways[self.continuing]),
+            ("n > 1", said(self.n), "siblings in one request" if self.n else "a request for every draw"),
+            ("log-probabilities", law if self.log_probs else "no", "log-priors" if self.log_probs else "no log-priors"),
+            ("stop strings", said(self.stop_strings), ""),
+            (
+                "stop reason",
+                said(self.says_stop),
+                "steps end at the separator" if self.says_stop else "a step is a whole solution, cut",
+            ),
+            ("seed", said(self.seed), "a draw can be repeated" if self.seed else ""),
+            ("token usage", said(self.usage), "" if self.usage else "estimated, and marked so"),
+            ("further fields", said(self.extra_fields), "top_k, min_p and penalties are switched off"),
+            ("longest context", str(self.max_context or "not known"), ""),
+        ]
+
+    def advice(self) -> list[str]:
+        """What whoever draws from it should know."""
+        lines = []
+        if not self.samples:
+            lines.append(
+                "all draws at temperature 1 were equal: the server seems to ignore the temperature (with transformers "
+                "serve, set do_sample in the model's generation_config.json)"
+            )
+        if self.continuing == "none":
+            lines.append(
+                "the server cannot go on from the middle of an answer: only whole solutions can be drawn (--pivots "
+                "none, best-of-n). With ?tokenizer=FOLDER, the model's own, its /completions can be asked"
+            )
+        elif not self.says_stop:
+            lines.append("the server does not say where it stopped: a step is drawn as a whole solution and cut")
+        if not self.log_probs:
+            lines.append("the server returns no log-probabilities: trees have no log-priors")
+        if not self.usage:
+            lines.append("the server counts no tokens: bills are estimates, and marked so")
+        if not self.seed:
+            lines.append("equal seeds give different draws here: a run cannot be repeated, but goes on all the same")
+        return lines
+
     @property
     def route(self) -> Route:
         return "completions" if self.continuing in ("token_ids", "text") else "chat"
@@ -174,7 +229,7 @@ class _Asking:
     async def _post(self, route: Route, what: Mapping[str, Any], fields: Mapping[str, Any]) -> Completion:
         body = {"model": self.model, "top_p": 1.0, **what, **(EXTRA_FIELDS if self.extra else {}), **fields}
         completion, _ = await self.client.post(
-            PATHS[route], body, lambda answer: read_completion(answer, route, 1 << 20)
+            PATHS[route], body, lambda answer: read_completion(answer, route, 1 << 20, fields.get("n", 1))
         )
         return completion
 

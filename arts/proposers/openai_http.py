@@ -223,7 +223,7 @@ class OpenAIProposer:
             body["stop"] = [self.step_separator]
 
         def read(answer: Any) -> Completion:
-            completion = read_completion(answer, can.route, request.max_new_tokens)
+            completion = read_completion(answer, can.route, request.max_new_tokens, len(seeds))
             if not any(_says_anything(choice, completion) for choice in completion.choices):
                 raise ValueError("an empty text without a token")
             return completion

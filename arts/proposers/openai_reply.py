@@ -46,14 +46,14 @@ class Completion:
     "of all choices; None where the server does not say, or says what cannot be"
 
 
-def read_completion(body: Any, route: Route, max_new_tokens: int) -> Completion:
-    """Read an answer to a request for choices of at most `max_new_tokens` each.
+def read_completion(body: Any, route: Route, max_new_tokens: int, num_choices: int = 1) -> Completion:
+    """Read an answer to a request for so many choices of at most `max_new_tokens` each; more than that are left out.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it has no choices, or one that makes no sense.
     """
     read = {int(choice.get("index", place)): choice for place, choice in reversed(list(enumerate(body["choices"])))}
-    choices = tuple(_choice(index, read[index], route) for index in sorted(read))
+    choices = tuple(_choice(index, read[index], route) for index in sorted(read)[:num_choices])
     if not choices:
         raise ValueError("an answer without choices")
     usage = body.get("usage")
@@ -125,6 +125,12 @@ def steps_of(choice: Choice, separator: str, *, whole: bool) -> tuple[Step, ...]
         text += choice.matched_stop  # most servers leave the stop string out
     places = _token_ends(text, choice.tokens) if choice.tokens else list(range(1, len(text) + 1))
     ids = choice.token_ids if len(choice.token_ids) == len(choice.tokens) else ()
+    if choice.matched_stop is not None and choice.tokens:
+        # Servers cut a text behind the stop string, which may end inside the last token; all of that token was drawn.
+        seen = text[places[-2] if len(places) > 1 else 0 :]
+        if seen and choice.tokens[-1].startswith(seen):
+            text += choice.tokens[-1][len(seen) :]
+            places[-1] = len(text)
     cuts = [0, *ends_of_steps(text, places, separator)] if places else [0]
     last_step = text[places[cuts[-2] - 1] if len(cuts) > 1 and cuts[-2] else 0 :]
     if last is StopReason.EOS and (len(cuts) == 1 or is_complete(last_step, separator)):
@@ -137,7 +143,11 @@ def steps_of(choice: Choice, separator: str, *, whole: bool) -> tuple[Step, ...]
         log_prior = round(math.fsum(choice.log_probs[start:end]), 6) if choice.tokens and end > start else None
         stop = last if number == len(cuts) else StopReason.STOP
         steps.append(Step(own_text, ids[start:end], log_prior, stop))
-    return tuple(steps) if whole else (steps[0],)
+    if whole:
+        return tuple(steps)
+    first = steps[0]
+    ended = first.stop is StopReason.LENGTH and is_complete(first.text, separator)  # the limit fell on its end
+    return (first._replace(stop=StopReason.STOP) if ended else first,)
 
 
 def _stop_of(choice: Choice) -> StopReason:
@@ -147,22 +157,26 @@ def _stop_of(choice: Choice) -> StopReason:
         return StopReason.EOS
     if choice.finish in ("length", "max_tokens"):
         return StopReason.LENGTH
-    raise ValueError(f"finish_reason is {choice.finish!r}, which ends no solution")
+    raise ValueError(f"finish_reason is {choice.finish[:40]!r}, which ends no solution")
 
 
 def _token_ends(text: str, tokens: Sequence[str]) -> list[int]:
     """Where each token ends in the text: characters up to and with it.
 
     An end-of-sequence token has no place in the text. One that is a part of a character shows as something else; the
-    character then belongs to a neighbour.
+    character then belongs to a neighbour. The last token may go on behind the end of the text.
     """
-    ends, place = [], 0
+    ends, place, num_unplaced = [], 0, 0
     for token in tokens:
+        whole = token.strip("\N{REPLACEMENT CHARACTER}")
         if text.startswith(token, place):
-            place += len(token)
-        elif token.strip("\N{REPLACEMENT CHARACTER}"):
-            found = text.find(token, place, place + len(token) + 8)
-            place = found + len(token) if found >= 0 else place
+            place, num_unplaced = place + len(token), 0
+        elif place < len(text) and token.startswith(text[place:]):
+            place = len(text)
+        elif whole and (found := text.find(whole, place, place + len(whole) + 8 + num_unplaced)) >= 0:
+            place, num_unplaced = found + len(whole), 0
+        else:
+            num_unplaced += 1  # each may have hidden a character
         ends.append(place)
     # What no token accounted for belongs to the last one that has text.
     return [end if end < place else len(text) for end in ends]

@@ -155,6 +155,20 @@ def _sending_to(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def run_searches(
+    searches: Iterable[Search],
+    proposer: Proposer,
+    scorer: StepScorer | None,
+    *,
+    watch: Callable[[int, Search], None] | None = None,
+) -> Iterator[Finished]:
+    """Drive searches the way that suits the proposer: a server concurrently, a local model in batches."""
+    if isinstance(proposer, ConcurrentProposer):
+        most = max(64, proposer.max_in_flight)
+        return run_concurrently(searches, proposer, scorer, max_active=most, watch=watch)
+    return run_batched(searches, proposer, scorer, watch=watch)
+
+
 def _fitting(searches: Iterable[Search], scorer: StepScorer | None) -> Iterator[Search]:
     """Refuse a search that would misread the scores it gets."""
     for search in searches:
