@@ -27,7 +27,10 @@ LOCAL_HINT = 'local models need torch: pip install "arts-llm[local]"'
 
 
 def build_task(name: str) -> Task:
-    """`countdown` (4 numbers), `countdown:5`, or `toy`."""
+    """`countdown` (4 numbers), `countdown:5`, `toy`, or a file of problems: `FILE.jsonl?OPTION=VALUE&...`.
+
+    Options of a file are fields of `arts.tasks.jsonl.JsonlSettings`, percent-encoded.
+    """
     from arts.tasks.countdown import CountdownTask
     from arts.tasks.toy import ToyTask
 
@@ -38,10 +41,23 @@ def build_task(name: str) -> Task:
         shape = re.fullmatch(r"(\d)x(\d)(:rare)?", ":".join(arguments) or "3x3")
         if shape:
             return ToyTask(int(shape[1]), int(shape[2]), rare=bool(shape[3]))
+    if name.partition("?")[0].endswith(".jsonl"):
+        return _jsonl_task(name)
     raise ValueError(
         f"unknown task {name!r}; tasks are 'countdown', 'countdown:N' with N from 3 to 6, "
-        "and 'toy' or 'toy:ARITYxDEPTH[:rare]'"
+        "'toy' or 'toy:ARITYxDEPTH[:rare]', and a file of problems, 'FILE.jsonl'"
     )
+
+
+def _jsonl_task(name: str) -> Task:
+    from arts.score_function import load_function
+    from arts.tasks.jsonl import JsonlSettings, JsonlTask
+
+    path, _, options = name.partition("?")
+    settings = JsonlSettings(**url_options(JsonlSettings, options, of=f"task {path}"))
+    kind, _, place = settings.check.partition(":")
+    check = load_function(place) if kind == "python" else None
+    return JsonlTask(Path(path), settings, name=name, check=check)
 
 
 def build_proposer(

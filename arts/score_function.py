@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from arts.protocols import ScoredTrees, ScoreScale
 from arts.tree import Problem, ReasoningTree, StopReason
@@ -123,7 +124,7 @@ def _shown(steps: list[str]) -> str:
     return f"step {len(steps)}, {text!r}"
 
 
-def load_function(name: str) -> ScoreFunction:
+def load_function(name: str) -> Callable[..., Any]:
     """The function that `package.module:function` or `FILE.py:function` names. Its module is run, as by `import`."""
     module_name, colon, function_name = name.rpartition(":")
     if not colon or not module_name or not function_name:

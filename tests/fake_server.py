@@ -44,6 +44,8 @@ FAULTS = (
 class Settings:
     """How the server behaves."""
 
+    model: str = "toy"
+    "toy or sums"
     faults: dict[str, float] = field(default_factory=dict)
     "chance of each fault"
     latency_s: float = 0.0
@@ -112,6 +114,41 @@ class Model:
         return tokens
 
 
+class SumsModel(Model):
+    """Adds up `What is 12 + 5 - 3?` step by step, and is off by one in a quarter of the steps. Has no token ids."""
+
+    def read(self, prompt: str | list[int]) -> tuple[str, str]:
+        assert isinstance(prompt, str)
+        head, _, begun = prompt.partition("boxed{}.")
+        return head + "boxed{}.", begun
+
+    def draw(self, prompt: str, begun: str, seed: int, temperature: float) -> list[tuple[str, int, float]]:
+        found = re.search(r"What is ([-+ \d]+)\?", prompt)
+        assert found, prompt
+        signs = found[1].replace("- ", "-").replace("+ ", "")
+        numbers = [int(one) for one in signs.split()]
+        said = begun.split("\n\n")[:-1]  # whole steps; what is begun of the next one is said again by the greedy model
+        value = int(re.findall(r"-?\d+", said[-1])[-1]) if said else numbers[0]
+        tokens: list[tuple[str, int, float]] = []
+        for place, number in enumerate(numbers[len(said) + 1 :], start=len(said)):
+            rng = random.Random(f"{prompt} {place} {value} {seed}")
+            error = 0 if temperature == 0 or rng.random() > 0.25 else rng.choice([-1, 1])
+            line = f"{value} {'-' if number < 0 else '+'} {abs(number)} = "
+            value += number + error
+            tokens += [(one, 0, 0.0) for one in re.findall(r"\S+ ?| ", line)]
+            tokens += [(f"{value}.", 0, math.log(0.125 if error else 0.75)), ("\n\n", 0, 0.0)]
+        tokens += [(one, 0, 0.0) for one in ("The ", "answer ", "is ", "\\boxed{", str(value), "}.", "")]
+        partial = begun.rpartition("\n\n")[2]
+        while partial and tokens:
+            token = tokens.pop(0)
+            shown = partial.startswith(token[0])
+            rest = "" if shown else token[0].removeprefix(partial)
+            partial = partial[len(token[0]) :] if shown else ""
+            if rest:
+                tokens.insert(0, (rest, 0, 0.0))
+        return tokens
+
+
 def steps_to(toy: ToyTree, node: int) -> tuple[Step, ...]:
     return tuple(toy.step(one) for one in toy.path(node))
 
@@ -120,7 +157,8 @@ class Server:
     """The ASGI application."""
 
     def __init__(self, settings: Settings, log: Path | None = None) -> None:
-        self.settings, self.model = settings, Model()
+        self.settings = settings
+        self.model = SumsModel() if settings.model == "sums" else Model()
         self.rows: list[dict[str, Any]] = []
         self.in_flight = self.most_in_flight = 0
         self.keys: list[str | None] = []
@@ -166,7 +204,7 @@ class Server:
         if settings.key and headers.get("authorization") != f"Bearer {settings.key}":
             return await answer.json(401, {"error": {"message": f"bad key {headers.get('authorization')}"}})
         if path.endswith("/models"):
-            row = {"id": "toy", "owned_by": "fake", "max_model_len": settings.max_model_len}
+            row = {"id": settings.model, "owned_by": "fake", "max_model_len": settings.max_model_len}
             return await answer.json(200, {"data": [row]})
         if path == "/tokenize" and settings.token_ids:
             text = "".join(message["content"] for message in body["messages"])
@@ -265,7 +303,7 @@ class Server:
             return self.model.read(body["prompt"])
         messages = body["messages"]
         begun = messages[-1]["content"] if messages[-1]["role"] == "assistant" and self.settings.continues else ""
-        return messages[0]["content"], begun
+        return messages[-2 if begun else -1]["content"], begun
 
     def _choice(
         self, body: dict[str, Any], prompt: str, begun: str, seed: int, index: int, chat: bool
@@ -273,13 +311,16 @@ class Server:
         drawn = self.model.draw(prompt, begun, seed + index, body.get("temperature", 1.0))
         stop = (body.get("stop") or [None])[0]
         finish, matched = "stop", None
-        if stop is not None and (place := next((i for i, one in enumerate(drawn) if one[0] == stop), None)) is not None:
-            drawn, matched = drawn[: place + 1], stop
-        if len(drawn) > body["max_tokens"]:
-            drawn, finish, matched = drawn[: body["max_tokens"]], "length", None
-        text = "".join(token for token, _, _ in drawn)
-        if matched and not body.get("include_stop_str_in_output"):
-            text = text.removesuffix(matched)
+        text = ""
+        for count, (token, _, _) in enumerate(drawn, start=1):
+            text += token
+            if count > body["max_tokens"]:
+                drawn, finish, text = drawn[: count - 1], "length", text.removesuffix(token)
+                break
+            if stop is not None and stop in text:
+                drawn, matched = drawn[:count], stop
+                text = text[: text.find(stop) + (len(stop) if body.get("include_stop_str_in_output") else 0)]
+                break
         choice: dict[str, Any] = {"index": index, "finish_reason": finish, "_tokens": len(drawn)}
         choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         if self.settings.says_stop:

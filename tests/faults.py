@@ -175,7 +175,7 @@ def check_kills(folder: Path, *, kills: int, before_a_row: int, seed: int = 0) -
     rng, started = random.Random(seed), time.monotonic()
     log, whole, broken = folder / "log.jsonl", folder / "whole", folder / "broken"
     kept = asked_again = done = 0
-    with server_process(log, {"n": False, "latency_s": 0.05}) as url:
+    with server_process(log, {"n": False, "latency_s": 0.02}) as url:
         name = f"{url}#toy?max_in_flight=4"
         run(name, whole).wait()
         size = sum(path.stat().st_size for path in whole.glob("trees-*.jsonl"))
@@ -264,9 +264,10 @@ def main() -> None:
         collect_and_die(sys.argv[2:])
         return
     with tempfile.TemporaryDirectory() as name:
-        report = check_faults(Path(name), num_problems=313, num_samples=16)
+        report = check_faults(Path(name), num_problems=320, num_samples=16)
     print(
-        f"{report.rollouts:,} rollouts stored with {report.requests:,} requests in {report.seconds:.0f} s, {report.runs} run(s)"
+        f"{report.rollouts:,} rollouts stored, {report.requests:,} requests, {report.runs} run(s), "
+        f"{report.seconds:.0f} s"
     )
     for fault, count in sorted(report.faults.items()):
         print(f"  {fault:<14} {count:5}")
@@ -275,8 +276,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         kills = check_kills(Path(name), kills=50, before_a_row=10)
     print(
-        f"{kills.kills} kills, {kills.before_a_row} of them between a reply and its row: {kills.kept:,} stored rollouts "
-        f"seen and kept, {kills.asked_again} asked again, same trees: {kills.same} ({kills.seconds:.0f} s)"
+        f"{kills.kills} kills, {kills.before_a_row} of them between a reply and its row: {kills.kept:,} stored "
+        f"rollouts seen and kept, {kills.asked_again} asked again, same trees: {kills.same} ({kills.seconds:.0f} s)"
     )
 
 

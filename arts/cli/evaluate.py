@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from arts.cli.shared import BASE, DEVICE, PROPOSER, SCORERS, THREADS, choice, say_if_unfinished, use_torch_threads
+from arts.cli.shared import (
+    BASE,
+    DEVICE,
+    PROPOSER,
+    SCORERS,
+    THREADS,
+    choice,
+    needs_torch_to_draw,
+    say_if_unfinished,
+    use_torch_threads,
+)
 from arts.protocols import Aggregation
 
 if TYPE_CHECKING:

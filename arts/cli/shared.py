@@ -14,7 +14,9 @@ SCORERS = (
     "countdown (shipped), a folder written by `arts train`, rm:FOLDER?OPTION=VALUE&... (a Hugging Face reward model), "
     "python:MODULE:FUNCTION"
 )
-TASK = Annotated[str, typer.Option("--task", help="countdown, countdown:N (N numbers, 3 to 6) or toy")]
+TASK = Annotated[
+    str, typer.Option("--task", help="countdown, countdown:N (N numbers, 3 to 6), toy, or FILE.jsonl?OPTION=VALUE&...")
+]
 PROPOSER = Annotated[
     str,
     typer.Option(

@@ -280,7 +280,7 @@ class Client:
             raise self._unavailable from error
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             reason = self._clean(str(error)) or type(error).__name__
-            raise RequestFailed("connection", reason) from error
+            raise RequestFailed("connection", reason) from None  # a traceback would show what was not cleaned
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -325,7 +325,7 @@ class Client:
             return read(json.loads(content))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             reason = self._clean(f"{type(error).__name__}: {error}")
-            raise RequestFailed("malformed", f"the answer makes no sense ({reason})") from error
+            raise RequestFailed("malformed", f"the answer makes no sense ({reason})") from None
 
     def _clean(self, text: str) -> str:
         """One line of bounded length without the key, which some servers repeat in their errors."""

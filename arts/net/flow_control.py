@@ -104,6 +104,7 @@ class Breaker:
         self._in_a_row = 0
         self.was_good = False
         self._first_failure_at = now_s
+        self._quiet_until = now_s
 
     @property
     def _excess(self) -> int:
@@ -137,5 +138,8 @@ class Breaker:
     def failed(self, now_s: float, why: str) -> None:
         if self._in_a_row == 0:
             self._first_failure_at = now_s
-        self._in_a_row += 1
+        # What fails while it is left alone was sent before: a full load of failures at once makes no longer pause.
+        if not self.is_open or now_s >= self._quiet_until:
+            self._in_a_row += 1
+            self._quiet_until = now_s + self.pause_s
         self.last_failure = why

@@ -52,6 +52,8 @@ class Capabilities:
     usage: bool = False
     extra_fields: bool = False
     "it takes fields that OpenAI's own servers refuse: top_k, min_p and repetition_penalty among them"
+    repeats_prompt: bool = False
+    "its answers begin with the prompt"
     max_context: int | None = None
     "tokens of prompt and answer"
 
@@ -102,6 +104,11 @@ class Capabilities:
             )
         elif not self.says_stop:
             lines.append("the server does not say where it stopped: a step is drawn as a whole solution and cut")
+        if self.repeats_prompt and self.route == "chat":
+            lines.append(
+                "the server repeats the prompt in its answers, which makes them wrong (transformers serve does so under "
+                "a template that it does not know). With ?tokenizer=FOLDER, its /completions can be asked"
+            )
         if not self.log_probs:
             lines.append("the server returns no log-probabilities: trees have no log-priors")
         if not self.usage:
@@ -198,6 +205,7 @@ async def probe(
         log_prior_law=await asking.law() if log_probs else None,
         usage=greedy.generated_tokens is not None,
         extra_fields=asking.extra,
+        repeats_prompt=first.text.lstrip().startswith(prompt.strip()),
         max_context=context if isinstance(context, int) and context > 0 else None,
         **await asking.stops(first),
         **await asking.sampling(),

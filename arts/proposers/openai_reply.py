@@ -14,6 +14,7 @@ from arts.proposers.steps import ends_of_steps, is_complete
 from arts.tree import Step, StopReason
 
 Route = Literal["completions", "chat"]
+_BROKEN = "\N{REPLACEMENT CHARACTER}"  # what servers show for a part of a character
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _log_probs(found: Any, route: Route) -> tuple[tuple[str, ...], tuple[float, 
     """Tokens and their log-probabilities; empty where there are none."""
     if not found:
         return (), ()
-    if route == "chat" or found.get("content"):
+    if route == "chat" or "content" in found:  # llama.cpp has it on both routes
         rows = found.get("content") or ()
         pairs = [(str(row["token"]), float(row["logprob"])) for row in rows]
     else:
@@ -166,9 +167,9 @@ def _token_ends(text: str, tokens: Sequence[str]) -> list[int]:
     An end-of-sequence token has no place in the text. One that is a part of a character shows as something else; the
     character then belongs to a neighbour. The last token may go on behind the end of the text.
     """
-    ends, place, num_unplaced = [], 0, 0
-    for token in tokens:
-        whole = token.strip("\N{REPLACEMENT CHARACTER}")
+    ends, place, num_unplaced, heir = [], 0, 0, 0
+    for position, token in enumerate(tokens):
+        whole, start = token.strip(_BROKEN), place
         if text.startswith(token, place):
             place, num_unplaced = place + len(token), 0
         elif place < len(text) and token.startswith(text[place:]):
@@ -178,5 +179,7 @@ def _token_ends(text: str, tokens: Sequence[str]) -> list[int]:
         else:
             num_unplaced += 1  # each may have hidden a character
         ends.append(place)
-    # What no token accounted for belongs to the last one that has text.
-    return [end if end < place else len(text) for end in ends]
+        if place > start or _BROKEN in token:
+            heir = position
+    # What no token accounted for belongs to the last one that has text, or a part of a character.
+    return [end if position < heir else len(text) for position, end in enumerate(ends)]
