@@ -173,6 +173,7 @@ def build_scorer(name: str, *, base: str | None = None, device: str = "cpu") -> 
 
     `countdown` or FOLDER          a flow verifier: the shipped one, or one that `arts train` wrote
     `rm:FOLDER`                    a Hugging Face reward model; options are fields of `RewardModelSettings`
+    `http://…/v1#MODEL?folder=F`   a verifier that a server serves, exported to F: fields of `RemoteSettings`
     `python:MODULE:FUNCTION`       a Python function, or `python:FILE.py:FUNCTION`; options are fields of `ScoreScale`
 
     Options follow a `?`, as in `rm:prm?step_tag=<extra_0>&strip_steps=true`. Their values are percent-decoded, so that
@@ -181,6 +182,8 @@ def build_scorer(name: str, *, base: str | None = None, device: str = "cpu") -> 
     Args:
         base: base model of a LoRA verifier; reward models and functions have none.
     """
+    if is_server(name):
+        return _remote_scorer(name)
     kind, _, rest = name.partition(":")
     place, _, options = rest.partition("?")
     if kind == "python":
@@ -199,12 +202,25 @@ def build_scorer(name: str, *, base: str | None = None, device: str = "cpu") -> 
     return FlowScorer(build_verifier(name, base=base, device=device))
 
 
+def _remote_scorer(name: str) -> "Scorer":
+    from arts.net.address import read_key
+    from arts.net.client import Client
+    from arts.verifier.remote import RemoteFlowScorer, RemoteSettings
+
+    address, _, rest = name.partition("#")
+    model, _, options = rest.partition("?")
+    settings = RemoteSettings(**url_options(RemoteSettings, options, of="verifier server"))
+    key = read_key(key_env=settings.key_env, key_file=settings.key_file, host=urlsplit(address).hostname or "")
+    client = Client(address, key=key, timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight)
+    return RemoteFlowScorer(client, unquote(model), Path(settings.folder))
+
+
 def build_step_scorer(name: str, proposer: "Proposer", *, base: str | None = None, device: str = "cpu") -> "StepScorer":
     """The same for searches: a flow verifier keeps keys and values per step, all others read whole paths."""
     from arts.search.whole_path import WholePathScorer
 
     tokenizer = proposer.tokenizer_fingerprint
-    if name.partition(":")[0] not in ("python", "rm"):
+    if name.partition(":")[0] not in ("python", "rm", "http", "https"):
         from arts.lm.tree_attention import has_tree_attention
         from arts.verifier.step_scorer import CachedFlowScorer
 
@@ -222,7 +238,7 @@ def verifier_identity(name: str) -> str:
     from arts.models import SHIPPED_VERIFIERS, shipped_folder
 
     kind, _, rest = name.partition(":")
-    if kind == "python":
+    if kind == "python" or is_server(name):
         return name
     from arts.lm.load import weights_fingerprint
 

@@ -34,14 +34,18 @@ class Running:
         return f"http://127.0.0.1:{self.port}/v1"
 
 
+def until_started(server: uvicorn.Server) -> None:
+    deadline = time.monotonic() + 30
+    while not server.started:
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.005)
+
+
 @contextmanager
 def fake_server(settings: Settings | None = None) -> Iterator[Running]:
     running = Running(settings or Settings())
     running.thread.start()
-    deadline = time.monotonic() + 30
-    while not running.server.started:
-        assert time.monotonic() < deadline, "the fake server did not start"
-        time.sleep(0.005)
+    until_started(running.server)
     try:
         yield running
     finally:

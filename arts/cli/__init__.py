@@ -14,7 +14,7 @@ from arts.cli.doctor import doctor_command
 from arts.cli.evaluate import evaluate_command, values_command
 from arts.cli.search import search_command
 from arts.cli.solve import demo_command, solve_command
-from arts.cli.train import train_command
+from arts.cli.train import export_verifier_command, train_command
 
 app = typer.Typer(
     help="Make a frozen language model better at problems whose answers can be checked.",
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("collect")(collect_command)
 app.command("doctor")(doctor_command)
 app.command("train")(train_command)
+app.command("export-verifier")(export_verifier_command)
 app.command("evaluate")(evaluate_command)
 app.command("values")(values_command)
 app.command("search")(search_command)

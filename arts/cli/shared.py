@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SCORERS = (
     "countdown (shipped), a folder written by `arts train`, rm:FOLDER?OPTION=VALUE&... (a Hugging Face reward model), "
-    "python:MODULE:FUNCTION"
+    "http://HOST:PORT/v1#MODEL?folder=FOLDER (served, see `arts export-verifier`), python:MODULE:FUNCTION"
 )
 TASK = Annotated[
     str, typer.Option("--task", help="countdown, countdown:N (N numbers, 3 to 6), toy, or FILE.jsonl?OPTION=VALUE&...")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arts.cli.shared import DEVICE, THREADS, choice, say_if_unfinished, use_torch_threads
+from arts.cli.shared import BASE, DEVICE, THREADS, choice, say_if_unfinished, use_torch_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,9 @@ def train_command(
     out: Annotated[Path, typer.Option(help="folder of the verifier; an interrupted run there goes on")],
     backbone: Annotated[str, typer.Option(help="countdown (shipped) or hf:FOLDER")] = "countdown",
     tuning: Annotated[str, typer.Option(help="lora, or full for backbones of a few million weights")] = "",
+    head: Annotated[
+        str, typer.Option(help="mlp (the paper's), or linear, which `arts export-verifier` can give to a server")
+    ] = "mlp",
     objective: Annotated[
         str | None,
         typer.Option(help="what is learned; --list-objectives names them. Default: mean_flow, leaf_weight=4"),
@@ -89,7 +92,7 @@ def train_command(
     )
     trees_to_train, trees_to_validate = _stream(trees), _stream(validation) if validation else None
     shape = VerifierSettings(
-        tuning=tuning or ("full" if backbone == "countdown" else "lora"), num_outputs=chosen.num_outputs
+        tuning=tuning or ("full" if backbone == "countdown" else "lora"), num_outputs=chosen.num_outputs, head=head
     )
     verifier = build_new_verifier(backbone, shape, device=device, seed=seed)
     print("packing trees …", file=sys.stderr)
@@ -140,3 +143,20 @@ def _stream(folders: list[Path]) -> "Iterator[ReasoningTree]":
             )
         say_if_unfinished(collection)
     return chain.from_iterable(collection.trees() for collection in collections)
+
+
+def export_verifier_command(
+    verifier: Annotated[Path, typer.Argument(help="folder of a verifier that was trained with --head linear")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    kind: Annotated[str, typer.Option(help="token: a score for every token; sequence: for the last one")] = "token",
+    backbone: BASE = None,
+) -> None:
+    """Write a verifier as a plain classification folder, which vLLM serves with `--runner pooling`."""
+    use_torch_threads(1)
+    from arts.build import build_verifier
+    from arts.verifier.export import export_verifier
+
+    built = build_verifier(str(verifier), base=backbone)
+    export_verifier(built, out, kind=choice("kind", kind, ("token", "sequence")))  # type: ignore[arg-type]
+    print(f"{out}: serve it with `vllm serve {out} --runner pooling --served-model-name verifier`, then")
+    print(f"--verifier 'http://127.0.0.1:8000/v1#verifier?folder={out}'")

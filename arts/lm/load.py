@@ -5,12 +5,15 @@ Only local folders are read: nothing is downloaded, nothing is unpickled, `trust
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from arts.tree import ReasoningTree, StopReason
 
 _FULL_HASH_LIMIT = 1 << 30  # bytes; larger weight files are hashed by size and evenly spaced samples
 _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 20, 64
@@ -31,16 +34,18 @@ class LanguageModel:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    @property
+    def text(self) -> "TokenizerFolder":
+        return TokenizerFolder(self.tokenizer, self.tokenizer_fingerprint)
+
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of a user message as the model expects it: through the chat template where the tokenizer has one."""
-        return TokenizerFolder(self.tokenizer, self.tokenizer_fingerprint).prompt_ids(
-            [{"role": "user", "content": prompt}]
-        )
+        return self.text.prompt_ids([{"role": "user", "content": prompt}])
 
 
 @dataclass(frozen=True)
 class TokenizerFolder:
-    """A tokenizer without its model: what a server does to prompts, done here."""
+    """A tokenizer without its model: how prompts and trees become ids."""
 
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
@@ -54,6 +59,22 @@ class TokenizerFolder:
     def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
         plain = self.tokenizer.chat_template is None
         return list(self.tokenizer(self.prompt_text(messages), add_special_tokens=plain)["input_ids"])
+
+    def node_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:
+        """Ids of every node; the root's are the prompt.
+
+        With the proposer's own tokenizer its ids are used. Otherwise each step's text is tokenised alone, so that a
+        node's ids never depend on what follows, and a finished step gets the end-of-sequence token.
+        """
+        ids: list[Sequence[int]] = [self.prompt_ids([{"role": "user", "content": tree.problem.prompt}])]
+        if tree.tokenizer == self.fingerprint:
+            return [*ids, *(node.token_ids for node in tree.nodes[1:])]
+        for node in tree.nodes[1:]:
+            own = list(self.tokenizer(node.text, add_special_tokens=False)["input_ids"])
+            if node.stop is StopReason.EOS and self.tokenizer.eos_token_id is not None:
+                own.append(self.tokenizer.eos_token_id)
+            ids.append(own)
+        return ids
 
 
 def load_tokenizer(folder: str | Path) -> TokenizerFolder:

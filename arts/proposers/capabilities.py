@@ -106,8 +106,8 @@ class Capabilities:
             lines.append("the server does not say where it stopped: a step is drawn as a whole solution and cut")
         if self.repeats_prompt and self.route == "chat":
             lines.append(
-                "the server repeats the prompt in its answers, which makes them wrong (transformers serve does so under "
-                "a template that it does not know). With ?tokenizer=FOLDER, its /completions can be asked"
+                "the server repeats the prompt in its answers, which makes them wrong (transformers serve does so "
+                "under a template that it does not know). With ?tokenizer=FOLDER, its /completions can be asked"
             )
         if not self.log_probs:
             lines.append("the server returns no log-probabilities: trees have no log-priors")
@@ -152,14 +152,14 @@ async def find_model(client: Client, wanted: str | None) -> Mapping[str, Any]:
         ValueError: none was named and the server has several, or it has not the one that was named.
     """
     try:
-        rows, _ = await client.get("models", lambda body: [dict(row) for row in body["data"]])
+        rows, _ = await client.get("models", _model_rows)
     except RequestFailed as failure:
         if wanted is None:
             raise ValueError(
                 f"{client.base_url} lists no models ({failure}); name one: {client.base_url}#MODEL"
             ) from None
         return {"id": wanted}
-    names = [str(row["id"]) for row in rows]
+    names = [row["id"] for row in rows]
     if wanted is None and len(rows) == 1:
         return rows[0]
     if wanted is None:
@@ -171,6 +171,13 @@ async def find_model(client: Client, wanted: str | None) -> Mapping[str, Any]:
     if names and not any(name.startswith(f"{wanted}@") for name in names) and rows[0].get("owned_by") == "vllm":
         raise ValueError(f"{client.base_url} has no model {wanted!r}; it has {', '.join(names)}")
     return {"id": wanted}
+
+
+def _model_rows(body: Any) -> list[dict[str, Any]]:
+    """Rows on models, as far as they are to be understood: some servers have a bare list, and some another form."""
+    rows = body.get("data") if isinstance(body, Mapping) else body
+    rows = rows if isinstance(rows, list) else []
+    return [{**row, "id": str(row["id"])} for row in rows if isinstance(row, Mapping) and "id" in row]
 
 
 async def probe(
@@ -192,9 +199,10 @@ async def probe(
     context = row.get("max_model_len") or (meta.get("n_ctx_train") if isinstance(meta, Mapping) else None)
     asking = _Asking(client, str(row["id"]), chat_messages(prompt, system), tokenizer)
     await asking.find_fields()
-    greedy = await asking.ask(temperature=0, max_tokens=32)
-    first = greedy.choices[0]
     log_probs = await asking.has_log_probs()
+    wanted: dict[str, Any] = {"logprobs": True} if log_probs else {}
+    greedy = await asking.ask(temperature=0, max_tokens=32, **wanted)
+    first = greedy.choices[0]
     return Capabilities(
         model=str(row["id"]),
         server=str(row.get("owned_by", "unknown")),
@@ -314,7 +322,8 @@ class _Asking:
 
     async def continuing(self, greedy: Choice) -> Continuing:
         """The first way in which half of a greedy answer goes on to its other half."""
-        if self.chat and greedy.token_ids:
+        # Ids are of use where each is known to be the one of a token with a place in the text.
+        if self.chat and greedy.token_ids and len(greedy.token_ids) == len(greedy.tokens):
             ids = self.tokenizer.prompt_ids(self.messages) if self.tokenizer else None
             ids = ids or await tokenize(self.client, self.model, self.messages)
             half = len(greedy.token_ids) // 2

@@ -8,7 +8,7 @@ was drawn is what is continued; otherwise by text. Knows no task and no file.
 import asyncio
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -205,15 +205,15 @@ class OpenAIProposer:
     async def _complete(
         self, problem: Problem, prefix: Sequence[Step], seeds: Sequence[int], request: Request
     ) -> tuple[Completion, int]:
-        can = self.capabilities
+        can, prompt = self.capabilities, await self._prompt(problem, prefix)
         body: dict[str, Any] = {
             "model": can.model,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
-            "max_tokens": request.max_new_tokens,
+            "max_tokens": _within_context(request.max_new_tokens, prompt, can.max_context),
             "seed": _server_seed(seeds[0]),
             **(EXTRA_FIELDS if can.extra_fields else {}),
-            **await self._prompt(problem, prefix),
+            **prompt,
         }
         if len(seeds) > 1:
             body["n"] = len(seeds)
@@ -293,6 +293,14 @@ def _is_blank(step: Step, separator: str) -> bool:
 def _estimate(text: str) -> int:
     """Tokens of a text that nobody counted: four characters each."""
     return -(-len(text) // 4)
+
+
+def _within_context(max_new_tokens: int, prompt: Mapping[str, Any], max_context: int | None) -> int:
+    """Servers refuse a limit that the context has no room for. With no room at all they refuse, and say why."""
+    if max_context is None:
+        return max_new_tokens
+    ids = prompt.get("prompt")
+    return max(1, min(max_new_tokens, max_context - (len(ids) if isinstance(ids, list) else 0)))
 
 
 def _server_seed(seed: int) -> int:

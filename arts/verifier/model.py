@@ -25,7 +25,7 @@ from arts.lm.load import LanguageModel, load_backbone, weight_files, weights_fin
 from arts.lm.packing import PackedBatch
 from arts.lm.tree_attention import hidden_states, use_tree_attention
 from arts.store import write_atomically
-from arts.tree import ReasoningTree, StopReason
+from arts.tree import ReasoningTree
 
 FORMAT = 1
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -43,12 +43,16 @@ class VerifierSettings:
     "in the adapters and in the head"
     num_outputs: int = 1
     "of the head, K; the first is the score. An objective says how many it needs"
+    head: str = "mlp"
+    "`mlp`: two layers, the paper's; `linear`: one without a bias, which servers of models know too"
 
     def __post_init__(self) -> None:
         if self.num_outputs < 1:
             raise ValueError(f"num_outputs is {self.num_outputs}; the head needs at least one")
         if self.tuning not in ("lora", "full"):
             raise ValueError(f"tuning is {self.tuning!r}; allowed are 'lora' and 'full'")
+        if self.head not in ("mlp", "linear"):
+            raise ValueError(f"head is {self.head!r}; allowed are 'mlp' and 'linear'")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must lie in [0, 1)")
 
@@ -73,9 +77,7 @@ class FlowVerifier(nn.Module):
             _with_lora(language_model.model, settings) if settings.tuning == "lora" else language_model.model
         )
         hidden = language_model.model.config.hidden_size
-        self.head = nn.Sequential(
-            nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(hidden, settings.num_outputs)
-        )
+        self.head = _head(hidden, settings)
         self.head.to(language_model.device)
 
     @property
@@ -90,22 +92,8 @@ class FlowVerifier(nn.Module):
         return output_NK
 
     def node_token_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:
-        """Ids of every node; the root's are the prompt.
-
-        With the proposer's own tokenizer its ids are used. Otherwise each step's text is tokenised alone, so that a
-        node's ids never depend on what follows, and a finished step gets the end-of-sequence token.
-        """
-        tokenizer = self.language_model.tokenizer
-        prompt: Sequence[int] = self.language_model.prompt_ids(tree.problem.prompt)
-        if tree.tokenizer == self.language_model.tokenizer_fingerprint:
-            return [prompt, *(node.token_ids for node in tree.nodes[1:])]
-        ids: list[Sequence[int]] = [prompt]
-        for node in tree.nodes[1:]:
-            own = list(tokenizer(node.text, add_special_tokens=False)["input_ids"])
-            if node.stop is StopReason.EOS and tokenizer.eos_token_id is not None:
-                own.append(tokenizer.eos_token_id)
-            ids.append(own)
-        return ids
+        """Ids of every node; the root's are the prompt."""
+        return self.language_model.text.node_ids(tree)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -133,6 +121,14 @@ class FlowVerifier(nn.Module):
             "base_fingerprint": self.card.get("base_fingerprint", self.language_model.fingerprint),
         }
         write_atomically(folder / "verifier.json", json.dumps(card, indent=2) + "\n")
+
+
+def _head(hidden: int, settings: VerifierSettings) -> nn.Sequential:
+    if settings.head == "linear":
+        return nn.Sequential(nn.Dropout(settings.dropout), nn.Linear(hidden, settings.num_outputs, bias=False))
+    return nn.Sequential(
+        nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(hidden, settings.num_outputs)
+    )
 
 
 def new_verifier(

@@ -1,0 +1,105 @@
+"""A verifier behind a server: an exported folder (`arts export-verifier`) that vLLM serves with `--runner pooling`.
+
+    --verifier "http://HOST:PORT/v1#MODEL?folder=FOLDER"
+
+The folder's tokenizer and card are read here, its weights there. A `token` folder is asked once for every leaf and
+gives the scores of all steps above it; a `sequence` folder is asked once for every node.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arts.lm.load import TokenizerFolder, load_tokenizer
+from arts.net.client import Client, RequestFailed
+from arts.protocols import ScoredTrees
+from arts.tree import ReasoningTree
+from arts.verifier.objectives import RewardSettings, build_objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSettings:
+    """Options of a verifier behind a server."""
+
+    folder: str = ""
+    "the exported folder, for its tokenizer and card"
+    max_in_flight: int = 32
+    timeout_s: float = 120.0
+    key_env: str | None = None
+    key_file: str | None = None
+
+
+class RemoteFlowScorer:
+    """`Scorer` over a pooling endpoint.
+
+    Raises:
+        ValueError: the folder is no exported verifier.
+        ServerUnavailable: the server did not answer.
+    """
+
+    def __init__(self, client: Client, model: str, folder: Path) -> None:
+        self.client, self.model = client, model
+        try:
+            card = json.loads((folder / "verifier.json").read_text(encoding="utf-8"))
+            self.kind = str(card["exported"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"{str(folder)!r} is no exported verifier ({error}); make one with `arts export-verifier V --out "
+                "FOLDER` and name it: http://HOST:PORT/v1#MODEL?folder=FOLDER"
+            ) from error
+        self.text: TokenizerFolder = load_tokenizer(folder)
+        described = dict(card["objective"])
+        self.objective = build_objective(described.pop("name"), described)
+        self.rewards = RewardSettings(**card["rewards"])
+        self.scale = self.objective.scale(self.rewards)
+
+    def score(self, trees: Sequence[ReasoningTree]) -> ScoredTrees:
+        rows: list[tuple[int, list[int], list[int], list[int]]] = []
+        distinct = 0
+        for index, tree in enumerate(trees):
+            ids = self.text.node_ids(tree)
+            distinct += sum(map(len, ids))
+            ends = [node.id for node in (tree.nodes if self.kind == "sequence" else tree.leaves())]
+            for end in ends:
+                path = [0, *(node.id for node in tree.path(end))]
+                tokens = [token for node in path for token in ids[node]]
+                places = list(accumulate(len(ids[node]) for node in path))
+                rows.append((index, path, tokens, places))
+        try:
+            outputs = self.client.run(self._ask_all([tokens for _, _, tokens, _ in rows]))
+        except RequestFailed as failure:
+            raise ValueError(f"the verifier at {self.client.base_url} gave no score: {failure}") from None
+        flows = [[0.0] * len(tree.nodes) for tree in trees]
+        for (index, path, _, places), output in zip(rows, outputs, strict=True):
+            read = {path[-1]: output[-1]}
+            if self.kind == "token":
+                read = {node: output[place - 1] for node, place in zip(path, places, strict=True)}
+            log_flows = self.objective.log_flow(torch.tensor(list(read.values()))[:, None], self.rewards).tolist()
+            for node, log_flow in zip(read, log_flows, strict=True):
+                flows[index][node] = log_flow
+        scored = [tree.with_log_flows(flow) for tree, flow in zip(trees, flows, strict=True)]
+        return ScoredTrees(scored, sum(len(tokens) for _, _, tokens, _ in rows), distinct, self.scale)
+
+    async def _ask_all(self, rows: Sequence[list[int]]) -> list[list[float]]:
+        return await asyncio.gather(*(self._ask(tokens) for tokens in rows))
+
+    async def _ask(self, tokens: list[int]) -> list[float]:
+        """Scores of every token, or of the last one."""
+
+        def read(answer: Any) -> list[float]:
+            data = answer["data"][0]["data"]
+            values = [float(one[0] if isinstance(one, list) else one) for one in data]
+            if len(values) != (len(tokens) if self.kind == "token" else 1):
+                raise ValueError(f"{len(values)} scores for {len(tokens)} tokens")
+            return values
+
+        task = "token_classify" if self.kind == "token" else "classify"
+        body = {"model": self.model, "input": tokens, "task": task, "use_activation": False}
+        values, _ = await self.client.post("/pooling", body, read)
+        return values
