@@ -238,7 +238,7 @@ def test_card_says_what_the_score_is_and_which_weights_it_belongs_to(base: Path,
         card = json.loads((folder / "verifier.json").read_text())
         assert card["base"] == "tiny"
         assert card["base_fingerprint"] == weights_fingerprint(base)
-        shape = {"lora_rank": 16, "lora_alpha": 32, "dropout": 0.1, "num_outputs": 1}
+        shape = {"lora_rank": 16, "lora_alpha": 32, "dropout": 0.1, "num_outputs": 1, "head": "mlp"}
         assert card["settings"] == {"tuning": tuning, **shape}
 
 
