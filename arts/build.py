@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import arts
 from arts.models import SHIPPED_PROPOSERS, SHIPPED_VERIFIERS, shipped_folder
@@ -117,7 +117,7 @@ def open_server(name: str) -> Server:
     model, _, options = rest.partition("?")
     parsed = url_options(ServerSettings, options, of=f"server {address.rpartition('@')[2]}")
     settings = ServerSettings(**parsed)
-    key = read_key(key_env=settings.key_env, key_file=settings.key_file, host=urlsplit(address).hostname or "")
+    key = read_key(key_env=settings.key_env, key_file=settings.key_file, address=address)
     client = Client(
         address, key=key, timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight, patience=settings.patience
     )
@@ -210,7 +210,7 @@ def _remote_scorer(name: str) -> "Scorer":
     address, _, rest = name.partition("#")
     model, _, options = rest.partition("?")
     settings = RemoteSettings(**url_options(RemoteSettings, options, of="verifier server"))
-    key = read_key(key_env=settings.key_env, key_file=settings.key_file, host=urlsplit(address).hostname or "")
+    key = read_key(key_env=settings.key_env, key_file=settings.key_file, address=address)
     client = Client(address, key=key, timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight)
     return RemoteFlowScorer(client, unquote(model), Path(settings.folder))
 

@@ -25,6 +25,7 @@ from arts.tree import Problem
 _BLOCKS_PER_SHARD = 8
 _MOST_IN_A_COMMIT = 1024  # replies that are synced to disk together
 _TELL_EVERY_S = 1.0
+_LOADS_IN_LINE = 2  # one flies; the other waits in line for places that become free while replies are put on disk
 
 
 class Progress(NamedTuple):
@@ -251,7 +252,7 @@ def _collect_concurrently(run: _Run, proposer: ConcurrentProposer) -> None:
     with _stop_requests_to(landed):
         try:
             while True:
-                while len(flying) < proposer.max_in_flight and (one := line.next()) is not None:
+                while len(flying) < _LOADS_IN_LINE * proposer.max_in_flight and (one := line.next()) is not None:
                     future = proposer.submit(one[1].request)
                     flying[future] = one
                     future.add_done_callback(landed.put)

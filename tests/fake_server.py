@@ -303,7 +303,7 @@ class Server:
             return self.model.read(body["prompt"])
         messages = body["messages"]
         begun = messages[-1]["content"] if messages[-1]["role"] == "assistant" and self.settings.continues else ""
-        return messages[-2 if begun else -1]["content"], begun
+        return messages[-2 if messages[-1]["role"] == "assistant" else -1]["content"], begun
 
     def _choice(
         self, body: dict[str, Any], prompt: str, begun: str, seed: int, index: int, chat: bool

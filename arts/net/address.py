@@ -22,6 +22,8 @@ def checked_url(url: str) -> str:
             f"the address of {host} holds a user name or password; leave it out and give the key in the environment "
             "variable ARTS_API_KEY"
         )
+    if parts.fragment or any(map(str.isspace, url)):
+        raise ValueError(advice)
     if parts.query:
         plain = f"{parts.scheme}://{parts.netloc}{parts.path}"
         raise ValueError(f"{plain}: options go behind the model: {plain}#MODEL?KEY=VALUE")
@@ -38,7 +40,7 @@ def proxy_for(url: str) -> str | None:
     return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
-def read_key(*, key_env: str | None = None, key_file: str | None = None, host: str = "") -> str | None:
+def read_key(*, key_env: str | None = None, key_file: str | None = None, address: str = "") -> str | None:
     """The key for a server, from the environment or a file; never from the command line, which others can see.
 
     Without `key_env` and `key_file` these variables are looked at: ARTS_API_KEY, and OPENAI_API_KEY for api.openai.com.
@@ -59,7 +61,7 @@ def read_key(*, key_env: str | None = None, key_file: str | None = None, host: s
         if not key:
             raise ValueError(f"the environment variable {key_env}, which key_env names, is not set")
         return _checked_key(key, f"the environment variable {key_env}")
-    names = ["ARTS_API_KEY"] + (["OPENAI_API_KEY"] if host == "api.openai.com" else [])
+    names = ["ARTS_API_KEY"] + (["OPENAI_API_KEY"] if address.startswith("https://api.openai.com/") else [])
     for name in names:
         if key := os.environ.get(name, "").strip():
             return _checked_key(key, f"the environment variable {name}")

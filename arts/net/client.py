@@ -35,9 +35,11 @@ _MOST_REFUSED = 100  # in a row, without one good answer: what is wrong is wrong
 class RequestFailed(Exception):
     """One request came to nothing. `kind` says how; only `refused` is not worth another try."""
 
-    def __init__(self, kind: FailureKind, message: str, *, retry_after_s: float = 0.0) -> None:
+    def __init__(self, kind: FailureKind, message: str, *, retry_after_s: float = 0.0, was_sent: bool = True) -> None:
         super().__init__(f"{kind}: {message}")
         self.kind, self.retry_after_s = kind, retry_after_s
+        self.was_sent = was_sent
+        "the server was there; otherwise nothing was asked of it"
         self.num_sent = 0
         "requests that were sent for it"
 
@@ -84,6 +86,7 @@ class Client:
         self._alarm: asyncio.TimerHandle | None = None
         self._refused_in_a_row = 0
         self._unavailable: ServerUnavailable | None = None
+        self._over = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="arts-http", daemon=True)
@@ -153,8 +156,14 @@ class Client:
         while True:
             await self._enter()
             num_sent += 1
+            is_in_air = True
             try:
-                result = self._read_json(await self._send(method, path, body), read)
+                content = await self._send(method, path, body)
+                self._leave()
+                is_in_air = False
+                # Whoever waited for the place sends first: the server works on while we read what it said.
+                await asyncio.sleep(0)
+                result = self._read_json(content, read)
             except RequestFailed as failure:
                 failure.num_sent = num_sent
                 was_open = self.breaker.is_open
@@ -163,7 +172,7 @@ class Client:
                 if failure.kind == "refused":
                     raise
                 # While nothing works at all, time decides; a request that merely waits its turn uses up no attempt.
-                attempt += not was_open
+                attempt += failure.was_sent and not was_open
                 if attempt >= self.patience.max_attempts or not (was_open or self._budget.take()):
                     raise
                 wait_s = max(failure.retry_after_s, self.patience.wait_s(max(attempt, 1), self._rng))
@@ -171,8 +180,10 @@ class Client:
                 self._note_good()
                 return result, num_sent - 1
             finally:
-                self._leave()
-            await asyncio.sleep(wait_s)
+                if is_in_air:
+                    self._leave()
+            with suppress(TimeoutError):  # the rule: nothing happens but that time goes by
+                await asyncio.wait_for(self._over.wait(), wait_s)
 
     def _note_good(self) -> None:
         self.sent["good"] += 1
@@ -187,22 +198,24 @@ class Client:
         if failure.kind == "refused":
             self._refused_in_a_row += 1
             if self._refused_in_a_row >= _MOST_REFUSED:
-                self._unavailable = ServerUnavailable(
-                    f"{self.base_url} refused {_MOST_REFUSED} requests in a row, the last one with {failure}"
-                )
+                self._give_up(f"refused {_MOST_REFUSED} requests in a row, the last one with {failure}")
             return
-        self.breaker.failed(now, str(failure))
+        self.breaker.failed(now, str(failure), was_reached=failure.was_sent)
         if failure.kind in ("overloaded", "timeout"):
             self.limit.overloaded(now)
         self._pause_until = max(self._pause_until, now + failure.retry_after_s, now + self.breaker.pause_s)
         if self.breaker.is_down(now):
             advice = "is there a server, and is this its address?"
-            if self.breaker.was_good:
+            if self.breaker.was_reached:
                 advice = "what was finished is kept: run the same command again when it is back"
-            self._unavailable = ServerUnavailable(
-                f"{self.base_url} gave no good answer for {self.breaker.failing_s(now):.0f} s; the last failure was "
-                f"{self.breaker.last_failure}; {advice}"
-            )
+            seconds = self.breaker.failing_s(now)
+            self._give_up(f"gave no good answer for {seconds:.0f} s; the last failure was {failure}; {advice}")
+
+    def _give_up(self, why: str) -> ServerUnavailable:
+        """No further request makes sense; those that wait are told now."""
+        self._unavailable = ServerUnavailable(f"{self.base_url} {why}")
+        self._over.set()
+        return self._unavailable
 
     # --- how many at once ---------------------------------------------------------------------------------------------
 
@@ -270,14 +283,15 @@ class Client:
                 if answer.status == 200:
                     return content
                 raise self._judge(answer, content)
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+            raise self._give_up(
+                f"could not prove who it is ({self._clean(str(error))}); for a certificate of your own, name its "
+                "authority's file in the environment variable SSL_CERT_FILE"
+            ) from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise RequestFailed("connection", self._clean(str(error)), was_sent=False) from None
         except TimeoutError as error:
             raise RequestFailed("timeout", f"no whole answer within {self.timeout_s:g} s") from error
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-            self._unavailable = ServerUnavailable(
-                f"{self.base_url}: the connection is not secure ({self._clean(str(error))}); for a certificate "
-                "of your own, name its authority's file in the environment variable SSL_CERT_FILE"
-            )
-            raise self._unavailable from error
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             reason = self._clean(str(error)) or type(error).__name__
             raise RequestFailed("connection", reason) from None  # a traceback would show what was not cleaned
@@ -304,15 +318,13 @@ class Client:
         text = f"HTTP {status}{': ' if said else ''}{said}"
         if 300 <= status < 400:
             place = self._clean(answer.headers.get("Location", "nowhere"))
-            self._unavailable = ServerUnavailable(
-                f"{self.base_url} redirects to {place}; redirects are not followed, as the key would go with them. "
+            return self._give_up(
+                f"redirects to {place}; redirects are not followed, as the key would go with them. "
                 "Give the address it names, if you trust it"
             )
-            return self._unavailable
         if status in (401, 403):
-            sent = "the key was not accepted" if self._key else "it wants a key, and none was given: set ARTS_API_KEY"
-            self._unavailable = ServerUnavailable(f"{self.base_url}: {sent} ({text})")
-            return self._unavailable
+            given = "the key was not accepted" if self._key else "no key was given: set ARTS_API_KEY"
+            return self._give_up(f"wants a key: {given} ({text})")
         if status in (429, 503, 529):
             return RequestFailed("overloaded", text, retry_after_s=_retry_after_s(answer.headers.get("Retry-After")))
         if status >= 500 or status in (408, 409, 425):

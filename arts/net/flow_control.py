@@ -23,9 +23,9 @@ class Patience:
     give_up_s: float = 300.0
     "without one good answer, and with nothing but failures, the server counts as down"
     first_contact_s: float = 3.0
-    "the same for a server that never gave a good answer"
+    "the same for a server that was never reached"
     num_failures: int = 10
-    "in a row before the server is tried with one request at a time only; 3 where it never gave a good answer"
+    "in a row before the server is tried with one request at a time only; 3 where it was never reached"
     retry_ratio: float = 0.5
     "retries allowed for each good answer, so that a sick server is not buried in them"
     spare_retries: int = 100
@@ -102,7 +102,7 @@ class Breaker:
         self.patience = patience
         self.last_failure = ""
         self._in_a_row = 0
-        self.was_good = False
+        self.was_reached = False
         self._first_failure_at = now_s
         self._quiet_until = now_s
 
@@ -110,7 +110,7 @@ class Breaker:
     def _excess(self) -> int:
         """Failures in a row beyond those that open it; negative while it is closed."""
         few = min(3, self.patience.num_failures)
-        return self._in_a_row - (self.patience.num_failures if self.was_good else few)
+        return self._in_a_row - (self.patience.num_failures if self.was_reached else few)
 
     @property
     def is_open(self) -> bool:
@@ -124,7 +124,7 @@ class Breaker:
 
     def is_down(self, now_s: float) -> bool:
         give_up_s = self.patience.give_up_s
-        if not self.was_good:
+        if not self.was_reached:
             give_up_s = min(give_up_s, self.patience.first_contact_s)
         return self.is_open and self.failing_s(now_s) >= give_up_s
 
@@ -133,9 +133,11 @@ class Breaker:
         return now_s - self._first_failure_at if self._in_a_row else 0.0
 
     def good(self) -> None:
-        self._in_a_row, self.was_good = 0, True
+        self._in_a_row, self.was_reached = 0, True
 
-    def failed(self, now_s: float, why: str) -> None:
+    def failed(self, now_s: float, why: str, *, was_reached: bool = False) -> None:
+        """Note a failure; `was_reached`: there is a server, though it did not do what it should."""
+        self.was_reached |= was_reached
         if self._in_a_row == 0:
             self._first_failure_at = now_s
         # What fails while it is left alone was sent before: a full load of failures at once makes no longer pause.

@@ -101,8 +101,9 @@ class OpenAIProposer:
         self.sampling = plain
         self.log_prior_law: LogPriorLaw = plain.law
         # Log-probabilities of nobody knows what are worse than none.
-        law_is_known = plain.is_plain or capabilities.log_prior_law is not None
-        self._asks_log_probs = capabilities.log_probs and law_is_known
+        self._law_is_known = plain.is_plain or capabilities.log_prior_law is not None
+        by_ids = capabilities.continuing == "token_ids"  # which come with the log-probabilities' tokens
+        self._asks_log_probs = capabilities.log_probs and (self._law_is_known or by_ids)
         self._tokenizer = tokenizer
         # Ids of the server's own tokenizer mean nothing to others, unless that tokenizer is at hand.
         shares_ids = tokenizer is not None and capabilities.continuing == "token_ids"
@@ -141,6 +142,8 @@ class OpenAIProposer:
     async def _answer(self, request: Request) -> Reply:
         size = self.draws_at_once
         groups = [request.seeds[start : start + size] for start in range(0, len(request.seeds), size)]
+        if len(groups) == 1:
+            return await self._draw_group(request, groups[0])
         parts = await asyncio.gather(*(self._draw_group(request, seeds) for seeds in groups))
         usage, failures = Usage(), [part.failure for part in parts if part.failure]
         for part in parts:
@@ -167,7 +170,7 @@ class OpenAIProposer:
                 usage, why = usage.plus(missing.usage), why or missing.failure
                 continue
             try:
-                steps = steps_of(choice, self.step_separator, whole=request.whole)
+                steps = self._steps_of(choice, whole=request.whole)
             except ValueError as error:
                 draws.append(_FAILED)
                 why = why or f"malformed: {error}"
@@ -190,7 +193,7 @@ class OpenAIProposer:
             )
             try:
                 completion, failed = await self._complete(again.problem, again.prefix, again.seeds, again)
-                (more,) = steps_of(completion.choices[0], self.step_separator, whole=False)
+                (more,) = self._steps_of(completion.choices[0], whole=False)
             except (RequestFailed, ValueError):
                 return _FAILED, usage
             usage = usage.plus(self._usage(again.prefix, again.problem, completion)._replace(failed_requests=failed))
@@ -235,6 +238,10 @@ class OpenAIProposer:
         can, messages = self.capabilities, chat_messages(problem.prompt, self.settings.system)
         begun = "".join(step.text for step in prefix)
         if can.continuing == "token_ids":
+            if any(step.text and not step.token_ids for step in prefix):
+                raise ValueError(
+                    "a step of this path has no token ids, and this server goes on by ids only: draw it anew"
+                )
             ids = await self._ids(problem, messages)
             return {"prompt": [*ids, *(token for step in prefix for token in step.token_ids)]}
         if can.continuing == "text":
@@ -264,6 +271,10 @@ class OpenAIProposer:
             del self._prompt_ids[next(iter(self._prompt_ids))]
         self._prompt_ids[problem.prompt] = ids
         return ids
+
+    def _steps_of(self, choice: Choice, *, whole: bool) -> tuple[Step, ...]:
+        steps = steps_of(choice, self.step_separator, whole=whole)
+        return steps if self._law_is_known else tuple(step._replace(log_prior=None) for step in steps)
 
     def _usage(self, prefix: Sequence[Step], problem: Problem, completion: Completion) -> Usage:
         """What the server says it took, or an estimate from the texts where it says nothing of use."""

@@ -7,7 +7,7 @@ missing is None here, and what contradicts itself is a ValueError.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from arts.proposers.steps import ends_of_steps, is_complete
@@ -102,14 +102,19 @@ def _log_probs(found: Any, route: Route) -> tuple[tuple[str, ...], tuple[float, 
         return (), ()
     if route == "chat" or "content" in found:  # llama.cpp has it on both routes
         rows = found.get("content") or ()
-        pairs = [(str(row["token"]), float(row["logprob"])) for row in rows]
+        tokens, values = [str(row["token"]) for row in rows], [float(row["logprob"]) for row in rows]
     else:
-        values = found.get("token_logprobs") or ()
-        pairs = [(str(token), float(value)) for token, value in zip(found["tokens"], values, strict=True)]
+        tokens, values = list(map(str, found["tokens"])), list(map(float, found.get("token_logprobs") or ()))
+        if len(tokens) != len(values):
+            raise ValueError(f"{len(tokens)} tokens, and {len(values)} log-probabilities")
+    if not values:
+        return (), ()
     # 0.01: float16 sums may exceed 1. Servers cut -inf to a large negative number.
-    if not all(value <= 0.01 and not math.isnan(value) for _, value in pairs):
+    if max(values) > 0.01 or math.isnan(math.fsum(values)):
         raise ValueError("a log-probability that is none")
-    return tuple(token for token, _ in pairs), tuple(min(0.0, max(value, -1e4)) for _, value in pairs)
+    if max(values) > 0.0 or min(values) < -1e4:
+        values = [min(0.0, max(value, -1e4)) for value in values]
+    return tuple(tokens), tuple(values)
 
 
 def steps_of(choice: Choice, separator: str, *, whole: bool) -> tuple[Step, ...]:
@@ -167,6 +172,8 @@ def _token_ends(text: str, tokens: Sequence[str]) -> list[int]:
     An end-of-sequence token has no place in the text. One that is a part of a character shows as something else; the
     character then belongs to a neighbour. The last token may go on behind the end of the text.
     """
+    if "".join(tokens).startswith(text):  # the common case, quickly
+        return [min(end, len(text)) for end in accumulate(map(len, tokens))]
     ends, place, num_unplaced, heir = [], 0, 0, 0
     for position, token in enumerate(tokens):
         whole, start = token.strip(_BROKEN), place
