@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from urllib.parse import unquote
 
 import arts
 from arts.models import SHIPPED_PROPOSERS, SHIPPED_VERIFIERS, shipped_folder
 from arts.options import parse_options
-from arts.protocols import ScoreScale, Task
+from arts.protocols import ScoreScale, Split, Task
+from arts.tree import Problem
 
 if TYPE_CHECKING:
     from arts.net.client import Client
@@ -129,12 +130,20 @@ def open_server(name: str) -> Server:
     return Server(client, unquote(model) or None, settings, tokenizer)
 
 
+def any_problem(task: Task) -> Problem:
+    """One of the task's problems, of the first split that has some."""
+    for split in get_args(Split):
+        for problem in task.problems(split, 0):
+            return problem
+    raise ValueError(f"task {task.name} has no problems")
+
+
 def _server_proposer(name: str, task: Task, sampling: "Sampling") -> "Proposer":
     from arts.proposers.capabilities import probe
     from arts.proposers.openai_http import OpenAIProposer
 
     client, model, settings, tokenizer = open_server(name)
-    prompt = next(task.problems("train", 0)).prompt
+    prompt = any_problem(task).prompt
     try:
         found = client.run(probe(client, model, prompt, system=settings.system, tokenizer=tokenizer))
     except BaseException:

@@ -4,6 +4,7 @@ A local model works in fixed blocks of problems. A server is kept busy all the t
 Either way a reply is on disk before it counts, and a killed run goes on inside the problem.
 """
 
+import hashlib
 import signal
 import threading
 import time
@@ -70,10 +71,10 @@ def collect(
     problems = list(islice(stream, settings.first_problem, settings.first_problem + settings.num_problems))
     if len(problems) < settings.num_problems:
         raise ValueError(
-            f"task {task.name} has {len(problems)} more problems in split {settings.split}, "
-            f"{settings.num_problems} were asked for"
+            f"task {task.name} has {len(problems)} problems in split {settings.split} from place "
+            f"{settings.first_problem} on, and {settings.num_problems} were asked for"
         )
-    collection = create_collection(folder, run_header(task, proposer, settings), about=about)
+    collection = create_collection(folder, run_header(task, proposer, settings, problems), about=about)
     with collection.lock():
         run = _Run(task, proposer, settings, collection, problems, watch)
         if isinstance(proposer, ConcurrentProposer):
@@ -83,12 +84,20 @@ def collect(
     return collection
 
 
-def run_header(task: Task, proposer: Proposer, settings: CollectSettings) -> dict[str, Any]:
+def _digest(problems: Sequence[Problem]) -> str:
+    """Names the problems, where a file that may change decides them."""
+    return hashlib.sha256("\n".join(problem.id for problem in problems).encode()).hexdigest()[:16]
+
+
+def run_header(
+    task: Task, proposer: Proposer, settings: CollectSettings, problems: Sequence[Problem] = ()
+) -> dict[str, Any]:
     own = asdict(settings)
     if settings.forks_per_pivot == 1:
         del own["forks_per_pivot"]  # it came later: collections made before go on
     return {
         "task": task.name,
+        **({"problems": _digest(problems)} if getattr(task, "problems_may_change", False) else {}),
         "proposer": proposer.fingerprint,
         "tokenizer": proposer.tokenizer_fingerprint,
         "log_prior_law": proposer.log_prior_law,
@@ -118,6 +127,7 @@ class _Run:
     ) -> None:
         self.task, self.proposer, self.settings, self.collection = task, proposer, settings, collection
         self.problems, self.watch = problems, watch
+        self.is_stopping = False
         self.done = self.found = self.generated = self.prompt = self.rollouts = 0
         self.started = time.time()
         self.failed: Counter[str] = Counter()
@@ -151,9 +161,14 @@ class _Run:
     def finish(self, shard: _Shard) -> None:
         """Write the trees of a shard. Its journal stays where failures are to be tried again."""
         law, tokenizer = self.proposer.log_prior_law, self.proposer.tokenizer_fingerprint
+        trees = []
+        for run in shard.runs:
+            if self.is_stopping:  # checkers may be slow
+                raise KeyboardInterrupt
+            trees.append(run.tree(log_prior_law=law, tokenizer=tokenizer))
         self.collection.finish_shard(
             shard.number,
-            [run.tree(log_prior_law=law, tokenizer=tokenizer) for run in shard.runs],
+            trees,
             keep_journal=any(run.failed for run in shard.runs),
         )
 
@@ -214,8 +229,8 @@ class _Open:
 class _Line:
     """Jobs in the order they are sent: first those of problems that were begun, siblings one behind the other."""
 
-    def __init__(self, run: _Run, draws_at_once: int) -> None:
-        self._run, self._draws_at_once = run, draws_at_once
+    def __init__(self, run: _Run, proposer: ConcurrentProposer) -> None:
+        self._run, self._proposer = run, proposer
         self._jobs: deque[tuple[_Open, Job]] = deque()
         self._new = (_Open(shard, problem) for shard in run.shards() for problem in shard.runs)
 
@@ -229,7 +244,7 @@ class _Line:
 
     def go_on(self, problem: _Open) -> None:
         """Queue what a problem wants now that nothing of it is on its way; or be done with it."""
-        jobs = problem.run.wanted(self._draws_at_once)
+        jobs = problem.run.wanted(self._proposer.draws_at_once)
         problem.outstanding = len(jobs)
         self._jobs.extendleft((problem, job) for job in reversed(jobs))
         if not jobs:
@@ -247,9 +262,9 @@ def _collect_concurrently(run: _Run, proposer: ConcurrentProposer) -> None:
     """As many requests at a time as the proposer takes; replies that came together are synced to disk together."""
     landed: _Landed = SimpleQueue()
     flying: dict[Future[Reply], tuple[_Open, Job]] = {}
-    line = _Line(run, proposer.draws_at_once)
+    line = _Line(run, proposer)
     told = 0.0
-    with _stop_requests_to(landed):
+    with _stop_requests_to(landed, run):
         try:
             while True:
                 while len(flying) < _LOADS_IN_LINE * proposer.max_in_flight and (one := line.next()) is not None:
@@ -312,12 +327,23 @@ def _land(
 
 
 @contextmanager
-def _stop_requests_to(landed: _Landed) -> Iterator[None]:
-    """Ctrl-C comes as one more thing that landed, so that it never falls between a reply and its row."""
-    if threading.current_thread() is not threading.main_thread():
+def _stop_requests_to(landed: _Landed, run: _Run) -> Iterator[None]:
+    """Ctrl-C comes as one more thing that landed, so that it never falls between a reply and its row.
+
+    A second one does not wait for that.
+    """
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or not is_ours:
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda *_: landed.put(None))
+
+    def stop(*_: object) -> None:
+        if run.is_stopping:
+            raise KeyboardInterrupt
+        run.is_stopping = True
+        landed.put(None)
+
+    before = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from arts.tree import ReasoningTree, StopReason, Usage
 
 _MOST_PILOT_TREES = 512
 _PROMPTS_LOOKED_AT = 256
+_DECIDE_COST = ("num_samples", "pivots", "fork_probability", "forks_inside", "max_new_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +63,26 @@ def dry_run_lines(
     prompt_tokens = sum(-(-len(prompt) // 4) for prompt in prompts) / max(1, len(prompts))
     limit = settings.max_new_tokens or task.max_new_tokens
     trunks, forks = settings.num_trunks, _most_forks(settings)
-    more = "" if forks == 0 else ", and forks" if forks is None else f", and at most {forks:,} forks each"
+    num_forks = trunks if forks is None else forks
+    more = "" if forks == 0 else f", and {'about' if forks is None else 'at most'} {num_forks:,} forks each"
     yield f"{settings.num_problems:,} problems x {trunks} main trajectories of at most {limit:,} tokens{more}"
-    # A fork starts at a step chosen evenly, so that about half of a trajectory is left; a request a fork at the least.
-    most = settings.num_problems * limit * (trunks + (forks if forks is not None else trunks) / 2)
-    yield from _bill(
-        "at most", settings.num_problems * prompt_tokens * (trunks + (forks or trunks)), most, prices, tokens_per_s
-    )
+    most = settings.num_problems * limit * (trunks + num_forks)
+    # A fork's prompt holds the path above it. Nobody has counted prompts: four characters count as a token.
+    most_prompt = settings.num_problems * (prompt_tokens * (trunks + num_forks) + limit * num_forks)
+    yield from _bill("at most", most_prompt, most, prices, tokens_per_s)
     pilot = _pilot(folder)
     if pilot is None:
-        pilot_folder = f"{folder}-pilot"
-        yield f"expected     not known before there are trees: collect 8 problems with --out {pilot_folder},"
-        yield f"             then --dry-run --out {pilot_folder} goes by them"
+        yield f"expected     not known before there are trees: collect 8 problems with --out {folder}-pilot,"
+        yield f"             then --dry-run --out {folder}-pilot goes by them"
+        return
+    there, asked = dict(open_collection(folder).header["settings"]), asdict(settings)
+    other = [name for name in there if name in _DECIDE_COST and there[name] != asked[name]]
+    if other:
+        yield f"expected     not known: the trees in {folder} were drawn with another {', '.join(other)}"
         return
     yield f"means of the {pilot.num_trees:,} trees in {folder}: {pilot.generated_tokens:,.0f} tokens a problem"
-    left = max(0, settings.num_problems - open_collection(folder).num_trees())
+    goes_on = there["num_problems"] == settings.num_problems
+    left = settings.num_problems - (open_collection(folder).num_trees() if goes_on else 0)
     speed = tokens_per_s or _measured_speed(open_collection(folder))
     yield from _bill("expected", left * pilot.prompt_tokens, left * pilot.generated_tokens, prices, speed)
 
@@ -112,7 +118,9 @@ def _pilot(folder: Path) -> Pilot | None:
 
 def _measured_speed(collection: Collection) -> float | None:
     status = collection.read_status()
-    if status is None or status["updated"] - status["started"] < 1:
+    if status is None or not {"started", "updated", "generated_tokens"} <= status.keys():
+        return None
+    if status["updated"] - status["started"] < 1:
         return None
     return float(status["generated_tokens"]) / (status["updated"] - status["started"]) or None
 
@@ -124,9 +132,13 @@ def status_lines(folder: Path, prices: Prices) -> Iterator[str]:
     """How far a collection is, what it has cost so far, and when it will be done."""
     collection = open_collection(folder)
     running = collection.is_being_written()
-    total = int(collection.header["settings"]["num_problems"])
+    total = int(dict(collection.header.get("settings", {})).get("num_problems", 0))
+    if total < 1:
+        raise ValueError(f"{folder / 'collection.json'} does not say how many problems were wanted")
     in_journals, failed = _paid_in_journals(collection)
     status = collection.read_status()
+    if status is not None and not {"started", "done", "found", "rollouts", "generated_tokens"} <= status.keys():
+        status = None
     done = collection.num_trees()
     if status is not None and running:
         done = max(done, int(status["done"]))
@@ -141,9 +153,7 @@ def status_lines(folder: Path, prices: Prices) -> Iterator[str]:
         yield f"cost so far  {money:,.2f}"
     if paid.failed_requests:
         yield f"failed       {paid.failed_requests:,} requests"
-    if failed:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(failed.items()))
-        yield f"             {sum(failed.values()):,} draws ({kinds}); the same command tries them again"
+    yield from (f"             {line}" for line in failure_lines(failed))
     if status is not None and running:
         seconds = max(1e-3, time.time() - status["started"])
         speed = (
@@ -156,8 +166,17 @@ def status_lines(folder: Path, prices: Prices) -> Iterator[str]:
 
 
 def failed_draws(collection: Collection) -> Counter[str]:
-    """Draws that came to nothing and were not made since, by kind of failure."""
+    """Draws that came to nothing and were not made since, by what was said of them: a kind, a colon, the reason."""
     return _paid_in_journals(collection)[1]
+
+
+def failure_lines(failed: Counter[str]) -> Iterator[str]:
+    """A line a kind, with its most frequent reason."""
+    by_kind: dict[str, Counter[str]] = {}
+    for reason, count in failed.items():
+        by_kind.setdefault(reason.partition(":")[0], Counter())[reason] += count
+    for kind, reasons in sorted(by_kind.items()):
+        yield f"{reasons.total():,} draws {kind}, most of them: {reasons.most_common(1)[0][0].partition(': ')[2]}"
 
 
 def _paid_in_journals(collection: Collection) -> tuple[Usage, Counter[str]]:
@@ -169,7 +188,7 @@ def _paid_in_journals(collection: Collection) -> tuple[Usage, Counter[str]]:
             for rollout in row.rollouts:
                 key = (row.problem_id, rollout.index)
                 if row.failure and rollout.steps[-1].stop is StopReason.ERROR:
-                    missing[key] = row.failure.partition(":")[0]
+                    missing[key] = row.failure
                 else:
                     missing.pop(key, None)
         failed.update(missing.values())

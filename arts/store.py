@@ -13,6 +13,7 @@ dropped when the journal is opened, so that reply is asked for again. Knows valu
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 from arts.tree import Node, Problem, ReasoningTree, Rollout, Step, StopReason, Usage, Verdict
 
 FORMAT = 1
+_LOCK_ATTEMPTS = 5
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -161,12 +163,16 @@ class Collection:
         with _writing_to(self.folder):
             file = (self.folder / ".lock").open("w")
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(
-                    f"another process is writing to {self.folder}; wait for it or choose another --out"
-                ) from error
+            for attempt in range(_LOCK_ATTEMPTS):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if attempt == _LOCK_ATTEMPTS - 1:
+                        raise ValueError(
+                            f"another process is writing to {self.folder}; wait for it or choose another --out"
+                        ) from error
+                    time.sleep(0.1)  # somebody who only looks holds it for a moment
             yield
 
     def read_journal(self, shard: int, *, repair: bool = True) -> list[JournalRow]:

@@ -694,7 +694,9 @@ def test_the_header_names_everything_that_decides_the_trees(tmp_path: Path) -> N
 
 
 def test_a_task_with_too_few_problems_is_named_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="task letters has 3 more problems in split train, 4 were asked for"):
+    with pytest.raises(
+        ValueError, match="task letters has 3 problems in split train from place 2 on, and 4 were asked for"
+    ):
         collect(LetterTask(num_problems=5), TableProposer(), small(num_problems=4, first_problem=2), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -23,7 +23,7 @@ from arts.search.budget import Bill, Budget, longest_draw, reserve
 from arts.search.program import CurvePoint, DrawAsk, ScoreAsk, Search
 from arts.search.strategies import STRATEGIES, build_strategy
 from arts.search.strategy import Expand, Scores, Strategy, Waves
-from arts.search.tree import SearchTree, num_tokens
+from arts.search.tree import SearchTree
 from arts.tasks.toy import toy_tree
 from arts.tree import Problem, Rollout, Step, StopReason, Usage, Verdict, build_tree
 
@@ -219,8 +219,8 @@ def test_a_path_that_uses_up_its_tokens_cannot_go_on() -> None:
 
 
 def test_tokens_are_estimated_where_the_proposer_reports_none() -> None:
-    assert [num_tokens(Step("x" * size, (), None, STOP)) for size in (0, 1, 4, 5)] == [0, 1, 1, 2]
-    assert num_tokens(Step("xxxxxxxx", (1, 2, 3), None, STOP)) == 3
+    assert [Step("x" * size, (), None, STOP).num_tokens for size in (0, 1, 4, 5)] == [0, 1, 1, 2]
+    assert Step("xxxxxxxx", (1, 2, 3), None, STOP).num_tokens == 3
 
 
 def test_a_draw_is_cut_where_the_nodes_end() -> None:

@@ -11,10 +11,12 @@ from arts.cli.shared import (
     PROPOSER,
     TASK,
     THREADS,
+    check_forks,
     choice,
     needs_torch_to_draw,
     say_advice,
     say_failures,
+    say_who_is_asked,
     use_torch_threads,
 )
 
@@ -85,8 +87,10 @@ def collect_command(
         print("\n".join(dry_run_lines(chosen_task, settings, out, prices, tokens_per_second)))
         return
     use_torch_threads(threads, needed=needs_torch_to_draw(proposer))
+    say_who_is_asked(proposer)
     chosen_proposer = build_proposer(proposer, chosen_task, temperature=temperature, top_p=top_p, device=device)
     say_advice(chosen_proposer)
+    check_forks(chosen_proposer, pivots)
     with progress("collecting trees", num_problems) as tell:
 
         def watch(state: Progress) -> None:

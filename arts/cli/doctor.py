@@ -18,13 +18,13 @@ def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Ask a server what it really supports, and say what ARTS will do with it. Costs a few hundred short requests."""
-    from arts.build import build_task, is_server, open_server
+    from arts.build import any_problem, build_task, is_server, open_server
     from arts.proposers.capabilities import measure_load, probe
 
     if not is_server(proposer):
         raise ValueError(f"--proposer is {proposer!r}; `arts doctor` asks servers: http://HOST:PORT/v1#MODEL")
     server = open_server(proposer)
-    text = prompt or next(build_task(task).problems("train", 0)).prompt
+    text = prompt or any_problem(build_task(task)).prompt
     settings = server.settings
     print(f"asking {server.client.base_url} ...", file=sys.stderr, flush=True)
     found = server.client.run(

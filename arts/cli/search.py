@@ -1,5 +1,7 @@
 """`arts search`: strategies side by side at equal budgets."""
 
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -15,6 +17,7 @@ from arts.cli.shared import (
     choice,
     needs_torch_to_draw,
     say_advice,
+    say_who_is_asked,
     use_torch_threads,
 )
 from arts.protocols import Split
@@ -84,6 +87,7 @@ def search_command(
     scored = any(STRATEGIES[spec.strategy.partition(":")[0]].scores != "none" for spec in specs)
     use_torch_threads(threads, needed=needs_torch_to_draw(proposer) or (scored and needs_torch(verifier)))
     sampling = {"temperature": temperature, "top_p": top_p}
+    say_who_is_asked(proposer)
     built = build_proposer(proposer, chosen, **sampling, device=device, keep_tokens=1 << 15)
     say_advice(built)
     scorer = build_step_scorer(verifier, built, base=backbone, device=device) if scored else None
@@ -101,4 +105,7 @@ def search_command(
             watch=lambda done, total: tell(done),
         )
     print("\n".join(table_lines(summarize(rows))))
+    reasons = Counter(row.stopped for row in rows if row.failed)
+    for reason, count in reasons.most_common(3):
+        print(f"note: {count} searches {reason}; the same command tries them again", file=sys.stderr)
     print(f"{len(problems)} problems; tokens are means a problem; rows in {out}")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from arts.build import is_server
+
 if TYPE_CHECKING:
     from arts.protocols import Proposer
     from arts.store import Collection
@@ -48,7 +50,13 @@ def say_if_unfinished(collection: "Collection") -> None:
 
 def needs_torch_to_draw(proposer: str) -> bool:
     """False where `build_proposer` gets along without torch."""
-    return proposer != "table" and not (proposer.startswith(("http://", "https://")) and "tokenizer=" not in proposer)
+    return proposer != "table" and not (is_server(proposer) and "tokenizer=" not in proposer)
+
+
+def say_who_is_asked(proposer: str) -> None:
+    """Before a server is asked what it can do, which may take seconds."""
+    if is_server(proposer):
+        print(f"asking {proposer.partition('#')[0]} what it can do …", file=sys.stderr, flush=True)
 
 
 def say_advice(proposer: "Proposer") -> None:
@@ -60,18 +68,32 @@ def say_advice(proposer: "Proposer") -> None:
             print(f"note: {line}", file=sys.stderr)
 
 
+def check_forks(proposer: "Proposer", pivots: str) -> None:
+    """Raises ValueError where forks are wanted of a server that cannot go on from the middle of an answer."""
+    from arts.proposers.openai_http import OpenAIProposer
+
+    if isinstance(proposer, OpenAIProposer) and proposer.capabilities.continuing == "none" and pivots != "none":
+        raise ValueError(
+            "this server cannot go on from the middle of an answer, so there can be no forks: give --pivots none, or "
+            "the folder of the model's tokenizer (URL#MODEL?tokenizer=FOLDER)"
+        )
+
+
 def say_failures(collection: "Collection") -> None:
-    """Draws that a server failed at; the same command tries them again."""
-    from arts.collect_report import failed_draws
+    """Draws that a server failed at, and why; the same command tries them again.
+
+    Raises:
+        ValueError: there is not one that it did not fail at.
+    """
+    from arts.collect_report import failed_draws, failure_lines
 
     failed = failed_draws(collection)
-    if failed:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(failed.items()))
-        print(
-            f"note: {sum(failed.values()):,} draws failed ({kinds}); they are in the trees as failed, and the same "
-            "command tries them again",
-            file=sys.stderr,
-        )
+    if not failed:
+        return
+    lines = "; ".join(failure_lines(failed))
+    if not any(node.is_answer for tree in collection.trees() for node in tree.nodes):
+        raise ValueError(f"no draw came to an end: {lines}")
+    print(f"note: {lines}. They are in the trees as failed; the same command tries them again", file=sys.stderr)
 
 
 def use_torch_threads(num_threads: int, *, needed: bool = True) -> None:

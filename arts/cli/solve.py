@@ -15,6 +15,7 @@ from arts.cli.shared import (
     VERIFIER,
     needs_torch_to_draw,
     say_advice,
+    say_who_is_asked,
     use_torch_threads,
 )
 
@@ -61,6 +62,7 @@ def solve_command(
     scored = rule is None or rule.scores != "none"
     use_torch_threads(threads, needed=needs_torch_to_draw(proposer) or (scored and needs_torch(verifier)))
     sampling = {"temperature": temperature, "top_p": top_p}
+    say_who_is_asked(proposer)
     chosen_proposer = build_proposer(proposer, chosen_task, **sampling, device=device, keep_tokens=1 << 15)
     say_advice(chosen_proposer)
     scorer = build_step_scorer(verifier, chosen_proposer, base=backbone, device=device) if scored else None

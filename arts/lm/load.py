@@ -79,6 +79,8 @@ class TokenizerFolder:
 
 def load_tokenizer(folder: str | Path) -> TokenizerFolder:
     """Raises ValueError where the folder holds none."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"there is no folder {str(folder)!r} with a tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(Path(folder), local_files_only=True)
     except Exception as error:  # damaged files raise errors of many types

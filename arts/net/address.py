@@ -40,6 +40,12 @@ def proxy_for(url: str) -> str | None:
     return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
+def userinfo(url: str | None) -> tuple[str, ...]:
+    """What an address holds besides where it leads, as it is written there: `user:password`, and the password."""
+    info = urlsplit(url).netloc.rpartition("@")[0] if url else ""
+    return (info, info.partition(":")[2]) if info else ()
+
+
 def read_key(*, key_env: str | None = None, key_file: str | None = None, address: str = "") -> str | None:
     """The key for a server, from the environment or a file; never from the command line, which others can see.
 

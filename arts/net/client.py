@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 import aiohttp
 
-from arts.net.address import checked_url, proxy_for
+from arts.net.address import checked_url, proxy_for, userinfo
 from arts.net.flow_control import AdaptiveLimit, Breaker, Patience, RetryBudget
 
 T = TypeVar("T")
@@ -29,10 +29,11 @@ FailureKind = Literal["overloaded", "timeout", "connection", "server", "malforme
 
 _LONGEST_BODY = 256 * 2**20
 _LONGEST_PAUSE_S = 600.0
-_MOST_REFUSED = 100  # in a row, without one good answer: what is wrong is wrong with all of them
+_LONGEST_GAP_S = 10.0  # between requests, where the server says too much and not how much
+_MOST_REFUSED = 50  # about different things, without one good answer: what is wrong is wrong with all of them
 
 
-class RequestFailed(Exception):
+class RequestFailed(ValueError):
     """One request came to nothing. `kind` says how; only `refused` is not worth another try."""
 
     def __init__(self, kind: FailureKind, message: str, *, retry_after_s: float = 0.0, was_sent: bool = True) -> None:
@@ -78,13 +79,17 @@ class Client:
         self._key, self._clock = key, clock
         # Not by aiohttp's `trust_env`: it sends passwords of ~/.netrc too, and fails over them where there is a key.
         self._proxy = proxy_for(self.base_url)
+        self._secrets = [secret for secret in (key, *userinfo(self._proxy)) if secret]
         self._budget = RetryBudget(self.patience)
         self._rng = random.Random()  # jitter must differ between processes, so it has no fixed seed
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._pause_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
-        self._refused_in_a_row = 0
+        self._refused: set[str] = set()
+        self._gap_s = 0.0
+        self.in_a_hurry = False
+        "failures use up attempts whatever they are: for questions that somebody waits for"
         self._unavailable: ServerUnavailable | None = None
         self._over = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
@@ -129,13 +134,16 @@ class Client:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    async def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> tuple[T, int]:
+    async def post(
+        self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], *, subject: str = ""
+    ) -> tuple[T, int]:
         """Send JSON, and again where that may help.
 
         Args:
             path: below the base URL; beside its `/v1` where it starts with `/`.
             read: takes the answer's JSON and makes something of it. Raises ValueError, KeyError, TypeError,
                 AttributeError or IndexError for an answer that makes no sense, which counts as a failure.
+            subject: what it is about. Where requests about one thing only are refused, the others go on.
 
         Returns:
             What `read` gave, and the number of requests that were sent and came to nothing before.
@@ -144,15 +152,16 @@ class Client:
             RequestFailed: this request came to nothing.
             ServerUnavailable: no request will do.
         """
-        return await self._with_retries("POST", path, json.dumps(body).encode(), read)
+        return await self._with_retries("POST", path, json.dumps(body).encode(), read, subject)
 
     async def get(self, path: str, read: Callable[[Any], T]) -> tuple[T, int]:
         return await self._with_retries("GET", path, None, read)
 
     async def _with_retries(
-        self, method: str, path: str, body: bytes | None, read: Callable[[Any], T]
+        self, method: str, path: str, body: bytes | None, read: Callable[[Any], T], subject: str = ""
     ) -> tuple[T, int]:
         attempt = num_sent = 0
+        started = self._clock()
         while True:
             await self._enter()
             num_sent += 1
@@ -167,13 +176,15 @@ class Client:
             except RequestFailed as failure:
                 failure.num_sent = num_sent
                 was_open = self.breaker.is_open
-                self._note_failure(failure)
+                self._note_failure(failure, subject)
                 self._check()
                 if failure.kind == "refused":
                     raise
-                # While nothing works at all, time decides; a request that merely waits its turn uses up no attempt.
-                attempt += failure.was_sent and not was_open
-                if attempt >= self.patience.max_attempts or not (was_open or self._budget.take()):
+                # While nothing works at all, and where it is merely too much, time decides and no attempt is used up.
+                waits = was_open or failure.kind == "overloaded"
+                attempt += failure.was_sent and (self.in_a_hurry or not waits)
+                late = self._clock() - started >= self.patience.give_up_s
+                if late or attempt >= self.patience.max_attempts or not (waits or self._budget.take()):
                     raise
                 wait_s = max(failure.retry_after_s, self.patience.wait_s(max(attempt, 1), self._rng))
             else:
@@ -187,22 +198,26 @@ class Client:
 
     def _note_good(self) -> None:
         self.sent["good"] += 1
-        self._refused_in_a_row = 0
+        self._refused.clear()
+        self._gap_s = 0.7 * self._gap_s
         self.limit.good()
         self._budget.good()
         self.breaker.good()
 
-    def _note_failure(self, failure: RequestFailed) -> None:
+    def _note_failure(self, failure: RequestFailed, subject: str) -> None:
         now = self._clock()
         self.sent[failure.kind] += 1
         if failure.kind == "refused":
-            self._refused_in_a_row += 1
-            if self._refused_in_a_row >= _MOST_REFUSED:
-                self._give_up(f"refused {_MOST_REFUSED} requests in a row, the last one with {failure}")
+            self._refused.add(subject or str(self.sent["refused"]))
+            if len(self._refused) >= _MOST_REFUSED:
+                self._give_up(f"refused {_MOST_REFUSED} different requests in a row, the last one with {failure}")
             return
         self.breaker.failed(now, str(failure), was_reached=failure.was_sent)
         if failure.kind in ("overloaded", "timeout"):
             self.limit.overloaded(now)
+        if failure.kind == "overloaded" and now >= self._pause_until:  # one request at a time may still be too much
+            self._gap_s = min(_LONGEST_GAP_S, max(0.05, 2.0 * self._gap_s))
+            self._pause_until = now + self._gap_s
         self._pause_until = max(self._pause_until, now + failure.retry_after_s, now + self.breaker.pause_s)
         if self.breaker.is_down(now):
             advice = "is there a server, and is this its address?"
@@ -322,7 +337,7 @@ class Client:
                 f"redirects to {place}; redirects are not followed, as the key would go with them. "
                 "Give the address it names, if you trust it"
             )
-        if status in (401, 403):
+        if status in (401, 402, 403):
             given = "the key was not accepted" if self._key else "no key was given: set ARTS_API_KEY"
             return self._give_up(f"wants a key: {given} ({text})")
         if status in (429, 503, 529):
@@ -341,8 +356,8 @@ class Client:
 
     def _clean(self, text: str) -> str:
         """One line of bounded length without the key, which some servers repeat in their errors."""
-        if self._key:
-            text = text.replace(self._key, "***")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         return " ".join(text.split())[:300]
 
 

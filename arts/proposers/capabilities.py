@@ -85,7 +85,13 @@ class Capabilities:
             ),
             ("seed", said(self.seed), "a draw can be repeated" if self.seed else ""),
             ("token usage", said(self.usage), "" if self.usage else "estimated, and marked so"),
-            ("further fields", said(self.extra_fields), "top_k, min_p and penalties are switched off"),
+            (
+                "further fields",
+                said(self.extra_fields),
+                "top_k, min_p and penalties are switched off"
+                if self.extra_fields
+                else "its own defaults stay in force",
+            ),
             ("longest context", str(self.max_context or "not known"), ""),
         ]
 
@@ -108,6 +114,13 @@ class Capabilities:
             lines.append(
                 "the server repeats the prompt in its answers, which makes them wrong (transformers serve does so "
                 "under a template that it does not know). With ?tokenizer=FOLDER, its /completions can be asked"
+            )
+        if not self.chat:
+            lines.append("the server applies no chat template: prompts are sent as they are")
+        if not self.extra_fields:
+            lines.append(
+                "the server takes no top_k, min_p or repetition_penalty: where its own defaults are not neutral, draws "
+                "are of another law than log-priors say"
             )
         if not self.log_probs:
             lines.append("the server returns no log-probabilities: trees have no log-priors")
@@ -195,13 +208,21 @@ async def probe(
         ServerUnavailable: the server is down or wants another key.
     """
     row = await find_model(client, model)
+    asking = _Asking(client, str(row["id"]), chat_messages(prompt, system), tokenizer)
+    client.in_a_hurry = True
+    try:
+        return await _ask_all(asking, row, prompt)
+    finally:
+        client.in_a_hurry = False
+
+
+async def _ask_all(asking: "_Asking", row: Mapping[str, Any], prompt: str) -> Capabilities:
     meta = row.get("meta")
     context = row.get("max_model_len") or (meta.get("n_ctx_train") if isinstance(meta, Mapping) else None)
-    asking = _Asking(client, str(row["id"]), chat_messages(prompt, system), tokenizer)
     await asking.find_fields()
     log_probs = await asking.has_log_probs()
     wanted: dict[str, Any] = {"logprobs": True} if log_probs else {}
-    greedy = await asking.ask(temperature=0, max_tokens=32, **wanted)
+    greedy = await asking.greedy(**wanted)
     first = greedy.choices[0]
     return Capabilities(
         model=str(row["id"]),
@@ -227,7 +248,7 @@ class _Asking:
         self, client: Client, model: str, messages: list[dict[str, str]], tokenizer: LocalTokenizer | None
     ) -> None:
         self.client, self.model, self.messages, self.tokenizer = client, model, messages, tokenizer
-        self.extra, self.chat = True, True
+        self.extra, self.chat, self.coldest = True, True, 0.0
 
     async def ask(self, begun: str = "", **fields: Any) -> Completion:
         """A question of the prompt, and of what was said so far."""
@@ -258,20 +279,36 @@ class _Asking:
                     await self.ask(temperature=1.0, max_tokens=1)
                     return
                 except RequestFailed as failure:
-                    said.append(str(failure))
                     if failure.kind != "refused":
-                        break
-        raise ValueError(f"{self.client.base_url} answers no request for model {self.model!r}: {said[0]}; {said[-1]}")
+                        raise
+                    said.append(str(failure))
+        hint = "" if self.client.base_url.endswith("/v1") else " (most servers' address ends with /v1)"
+        raise ValueError(
+            f"{self.client.base_url} answers no request for model {self.model!r}{hint}: {said[0]}; {said[-1]}"
+        )
+
+    async def greedy(self, **fields: Any) -> Completion:
+        """What it says without chance, or nearly so where it takes no temperature of 0."""
+        try:
+            return await self.ask(temperature=self.coldest, max_tokens=32, **fields)
+        except RequestFailed as failure:
+            if failure.kind != "refused":
+                raise
+        self.coldest = 0.01
+        return await self.ask(temperature=self.coldest, max_tokens=32, **fields)
 
     async def has_log_probs(self) -> bool:
         with_them = await _tried(self.ask(temperature=1.0, max_tokens=4, logprobs=True))
         return with_them is not None and bool(with_them.choices[0].log_probs)
 
     async def gives_several(self) -> bool:
-        """Asked three times, as one answer of a faulty server proves nothing."""
-        for _ in range(3):
-            several = await _tried(self.ask(temperature=1.0, max_tokens=2, n=2))
-            if several is not None and len(several.choices) == 2:
+        """Does one request with one seed give several different draws?
+
+        Asked three times, as one answer of a faulty server proves nothing, and equal draws may be chance.
+        """
+        for seed in (7, 8, 9):
+            several = await _tried(self.ask(temperature=1.0, max_tokens=24, n=4, seed=seed))
+            if several is not None and len(several.choices) == 4 and len({one.text for one in several.choices}) > 1:
                 return True
         return False
 
@@ -281,7 +318,7 @@ class _Asking:
         signs = [sign for sign in text[len(text) // 3 :] if not sign.isspace() and text.find(sign) > 0]
         if not signs:
             return {}
-        stopped = await _tried(self.ask(temperature=0, max_tokens=32, stop=[signs[0]]))
+        stopped = await _tried(self.ask(temperature=self.coldest, max_tokens=32, stop=[signs[0]]))
         if stopped is None:
             return {}
         one = stopped.choices[0]
@@ -328,13 +365,13 @@ class _Asking:
             ids = ids or await tokenize(self.client, self.model, self.messages)
             half = len(greedy.token_ids) // 2
             body = {"prompt": [*(ids or ()), *greedy.token_ids[:half]]}
-            fields = {"temperature": 0, "max_tokens": 32 - half}
+            fields = {"temperature": self.coldest, "max_tokens": 32 - half}
             rest = await _tried(self._post("completions", body, fields)) if ids else None
             if rest is not None and rest.choices[0].token_ids == greedy.token_ids[half:]:
                 return "token_ids"
         middle = len(greedy.text) // 2
         start, end = greedy.text[:middle], greedy.text[middle:].strip()
-        fields = {"temperature": 0, "max_tokens": 32}
+        fields = {"temperature": self.coldest, "max_tokens": 32}
         flags = {"continue_final_message": True, "add_generation_prompt": False}
         ways: list[tuple[Continuing, Coroutine[Any, Any, Completion]]] = []
         if self.chat:

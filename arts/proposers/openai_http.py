@@ -6,14 +6,13 @@ was drawn is what is continued; otherwise by text. Knows no task and no file.
 """
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from arts.net.client import Client, RequestFailed
+from arts.net.client import Client, RequestFailed, ServerUnavailable
 from arts.net.flow_control import Patience
 from arts.proposers.capabilities import (
     EXTRA_FIELDS,
@@ -29,6 +28,7 @@ from arts.protocols import Reply, Request
 from arts.tree import LogPriorLaw, Problem, Step, StopReason, Usage
 
 _MOST_BLANKS = 4  # steps of blanks alone that are drawn again for one step that says something
+_MOST_SHORT = 3  # answers with too few choices, before fewer are asked for
 _PROMPTS_KEPT = 4096
 
 
@@ -108,12 +108,14 @@ class OpenAIProposer:
         # Ids of the server's own tokenizer mean nothing to others, unless that tokenizer is at hand.
         shares_ids = tokenizer is not None and capabilities.continuing == "token_ids"
         self.tokenizer_fingerprint = tokenizer.fingerprint if tokenizer is not None and shares_ids else None
-        self._prompt_ids: dict[str, list[int]] = {}
-        named = (
-            f"{capabilities.model} {capabilities.route} {capabilities.chat} {self.settings.system!r} "
-            f"{plain.temperature} {plain.top_p} {self.log_prior_law} {step_separator!r}"
+        self._prompt_ids: dict[str, asyncio.Future[list[int]]] = {}
+        self._num_short = 0
+        # Readable, so that a run that is refused to go on says what is different now.
+        self.fingerprint = (
+            f"server model={capabilities.model} route={capabilities.route} chat={capabilities.chat} "
+            f"system={self.settings.system!r} temperature={plain.temperature:g} top_p={plain.top_p:g} "
+            f"separator={step_separator!r}"
         )
-        self.fingerprint = f"server:{hashlib.sha256(named.encode()).hexdigest()[:16]}"
 
     def close(self) -> None:
         self.client.close()
@@ -137,11 +139,11 @@ class OpenAIProposer:
                 "assistant's message. Give the folder of the model's tokenizer (URL#MODEL?tokenizer=FOLDER) so that "
                 "its /completions can be asked, or use only what draws whole solutions (--pivots none, best-of-n)"
             )
-        return self.client.start(self._answer(request))
+        return self.client.start(self._answer(request, request.seeds))
 
-    async def _answer(self, request: Request) -> Reply:
+    async def _answer(self, request: Request, seeds: Sequence[int]) -> Reply:
         size = self.draws_at_once
-        groups = [request.seeds[start : start + size] for start in range(0, len(request.seeds), size)]
+        groups = [seeds[start : start + size] for start in range(0, len(seeds), size)]
         if len(groups) == 1:
             return await self._draw_group(request, groups[0])
         parts = await asyncio.gather(*(self._draw_group(request, seeds) for seeds in groups))
@@ -155,53 +157,67 @@ class OpenAIProposer:
         try:
             completion, failed = await self._complete(request.problem, request.prefix, seeds, request)
         except RequestFailed as failure:
+            if failure.kind == "refused" and len(seeds) > 1:  # so many choices may be what it does not like
+                self.draws_at_once = max(1, min(self.draws_at_once, len(seeds) // 2))
+                return await self._answer(request, seeds)
             return Reply((_FAILED,) * len(seeds), Usage(failed_requests=failure.num_sent), str(failure))
         usage = self._usage(request.prefix, request.problem, completion)._replace(failed_requests=failed)
-        draws: list[tuple[Step, ...]] = []
-        why = ""
         by_index = {choice.index: choice for choice in completion.choices}
         if len(seeds) == 1:
             by_index = {0: completion.choices[0]}
+        left_out = [seed for index, seed in enumerate(seeds) if index not in by_index]
+        if left_out:
+            self._num_short += 1
+            if self._num_short >= _MOST_SHORT:  # not an accident: this is as many as it gives
+                self.draws_at_once = min(self.draws_at_once, len(by_index))
+        again = iter(await asyncio.gather(*(self._draw_again(request, seed) for seed in left_out)))
+        draws: list[tuple[Step, ...]] = []
+        why = ""
         for index, seed in enumerate(seeds):
-            choice = by_index.get(index)
-            if choice is None:
-                missing = await self._draw_group(request, (seed,))
-                draws.append(missing.draws[0])
-                usage, why = usage.plus(missing.usage), why or missing.failure
-                continue
-            try:
-                steps = self._steps_of(choice, whole=request.whole)
-            except ValueError as error:
-                draws.append(_FAILED)
-                why = why or f"malformed: {error}"
-                continue
-            if not request.whole and _is_blank(steps[0], self.step_separator):
-                steps, more = await self._past_blanks(request, seed, steps[0])
-                usage = usage.plus(more)
-            draws.append(steps)
+            part = self._reply(request, by_index[index]) if index in by_index else next(again)
+            if not request.whole and _is_blank(part.draws[0][0], self.step_separator):
+                part = await self._past_blanks(request, seed, part.draws[0][0])
+            draws.append(part.draws[0])
+            usage, why = usage.plus(part.usage), why or part.failure
         return Reply(tuple(draws), usage, why)
 
-    async def _past_blanks(self, request: Request, seed: int, first: Step) -> tuple[tuple[Step, ...], Usage]:
+    async def _draw_again(self, request: Request, seed: int) -> Reply:
+        """One draw. Where no request makes sense any more, what came with it must not be lost."""
+        try:
+            return await self._draw_group(request, (seed,))
+        except ServerUnavailable as error:
+            return Reply((_FAILED,), Usage(), f"connection: {error}")
+
+    def _reply(self, request: Request, choice: Choice) -> Reply:
+        """One draw of an answer that is billed already."""
+        try:
+            return Reply((self._steps_of(choice, whole=request.whole),), Usage())
+        except ValueError as error:
+            return Reply((_FAILED,), Usage(), f"malformed: {error}")
+
+    async def _past_blanks(self, request: Request, seed: int, step: Step) -> Reply:
         """A server stops at separators that nothing was said before; the step goes on behind them."""
-        step, usage = first, Usage()
+        usage = Usage()
         for round_number in range(_MOST_BLANKS):
             left = request.max_new_tokens - step.num_tokens
             if left < 1:
-                return (step._replace(stop=StopReason.LENGTH),), usage
-            again = Request(
-                request.problem, (*request.prefix, step), (_next_seed(seed, round_number),), left, whole=False
-            )
+                return Reply(((step._replace(stop=StopReason.LENGTH),),), usage)
+            prefix, seeds = (*request.prefix, step), (_next_seed(seed, round_number),)
+            again = Request(request.problem, prefix, seeds, left, whole=False)
             try:
-                completion, failed = await self._complete(again.problem, again.prefix, again.seeds, again)
-                (more,) = self._steps_of(completion.choices[0], whole=False)
-            except (RequestFailed, ValueError):
-                return _FAILED, usage
-            usage = usage.plus(self._usage(again.prefix, again.problem, completion)._replace(failed_requests=failed))
+                completion, failed = await self._complete(again.problem, prefix, seeds, again)
+            except RequestFailed as failure:
+                return Reply((_FAILED,), usage.plus(Usage(failed_requests=failure.num_sent)), str(failure))
+            usage = usage.plus(self._usage(prefix, again.problem, completion)._replace(failed_requests=failed))
+            part = self._reply(again, completion.choices[0])
+            if part.failure:
+                return part._replace(usage=usage)
+            more = part.draws[0][0]
             log_prior = None if step.log_prior is None or more.log_prior is None else step.log_prior + more.log_prior
             step = Step(step.text + more.text, step.token_ids + more.token_ids, log_prior, more.stop)
             if not _is_blank(more, self.step_separator):
                 break
-        return (step,), usage
+        return Reply(((step,),), usage)
 
     # --- one request to the server ------------------------------------------------------------------------------------
 
@@ -229,9 +245,11 @@ class OpenAIProposer:
             completion = read_completion(answer, can.route, request.max_new_tokens, len(seeds))
             if not any(_says_anything(choice, completion) for choice in completion.choices):
                 raise ValueError("an empty text without a token")
+            if can.continuing == "token_ids" and self._asks_log_probs and not all(map(_has_ids, completion.choices)):
+                raise ValueError("token ids are missing, by which this server goes on")
             return completion
 
-        return await self.client.post(PATHS[can.route], body, read)
+        return await self.client.post(PATHS[can.route], body, read, subject=problem.id)
 
     async def _prompt(self, problem: Problem, prefix: Sequence[Step]) -> dict[str, Any]:
         """The part of a request's body that says what is to be continued."""
@@ -239,9 +257,7 @@ class OpenAIProposer:
         begun = "".join(step.text for step in prefix)
         if can.continuing == "token_ids":
             if any(step.text and not step.token_ids for step in prefix):
-                raise ValueError(
-                    "a step of this path has no token ids, and this server goes on by ids only: draw it anew"
-                )
+                raise RequestFailed("refused", "a step of this path has no token ids, by which this server goes on")
             ids = await self._ids(problem, messages)
             return {"prompt": [*ids, *(token for step in prefix for token in step.token_ids)]}
         if can.continuing == "text":
@@ -257,19 +273,23 @@ class OpenAIProposer:
         }
 
     async def _ids(self, problem: Problem, messages: list[dict[str, str]]) -> list[int]:
-        known = self._prompt_ids.get(problem.prompt)
-        if known is not None:
-            return known
-        ids = (
-            self._tokenizer.prompt_ids(messages)
-            if self._tokenizer
-            else await tokenize(self.client, self.capabilities.model, messages)
-        )
+        """Ids of a prompt; siblings that ask at the same time share one request."""
+        if problem.prompt not in self._prompt_ids:
+            while len(self._prompt_ids) >= _PROMPTS_KEPT:
+                del self._prompt_ids[next(iter(self._prompt_ids))]
+            self._prompt_ids[problem.prompt] = asyncio.ensure_future(self._ask_ids(messages))
+        try:
+            return await asyncio.shield(self._prompt_ids[problem.prompt])
+        except RequestFailed:
+            self._prompt_ids.pop(problem.prompt, None)
+            raise
+
+    async def _ask_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        if self._tokenizer:
+            return self._tokenizer.prompt_ids(messages)
+        ids = await tokenize(self.client, self.capabilities.model, messages)
         if not ids:
             raise RequestFailed("malformed", "/tokenize gave no ids for a prompt")
-        while len(self._prompt_ids) >= _PROMPTS_KEPT:
-            del self._prompt_ids[next(iter(self._prompt_ids))]
-        self._prompt_ids[problem.prompt] = ids
         return ids
 
     def _steps_of(self, choice: Choice, *, whole: bool) -> tuple[Step, ...]:
@@ -282,7 +302,7 @@ class OpenAIProposer:
         estimated = prompt is None or generated is None
         if prompt is None:
             known = self._prompt_ids.get(problem.prompt)
-            prompt = len(known) if known else _estimate(problem.prompt)
+            prompt = len(known.result()) if known and known.done() else _estimate(problem.prompt)
             prompt += sum(step.num_tokens for step in prefix)
         if generated is None:
             generated = sum(len(choice.tokens) or _estimate(choice.text) for choice in completion.choices)
@@ -295,6 +315,10 @@ _FAILED: tuple[Step, ...] = (Step("", (), None, StopReason.ERROR),)
 def _says_anything(choice: Choice, completion: Completion) -> bool:
     """A model may end its solution at once, but that takes a token."""
     return bool(choice.text or choice.tokens or completion.generated_tokens)
+
+
+def _has_ids(choice: Choice) -> bool:
+    return len(choice.token_ids) == len(choice.tokens) and (bool(choice.token_ids) or not choice.text)
 
 
 def _is_blank(step: Step, separator: str) -> bool:

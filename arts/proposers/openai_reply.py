@@ -86,7 +86,7 @@ def _choice(index: int, choice: Mapping[str, Any], route: Route) -> Choice:
     stop = choice.get("stop_reason", choice.get("matched_stop"))
     return Choice(
         index,
-        text,
+        _whole(text),
         finish,
         stop if isinstance(stop, str) else None,
         "stop_reason" in choice or "matched_stop" in choice,
@@ -96,15 +96,23 @@ def _choice(index: int, choice: Mapping[str, Any], route: Route) -> Choice:
     )
 
 
+def _whole(text: str) -> str:
+    """Text that can be written: JSON may hold halves of characters, which servers send that cut them."""
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+
+
 def _log_probs(found: Any, route: Route) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Tokens and their log-probabilities; empty where there are none."""
     if not found:
         return (), ()
     if route == "chat" or "content" in found:  # llama.cpp has it on both routes
         rows = found.get("content") or ()
-        tokens, values = [str(row["token"]) for row in rows], [float(row["logprob"]) for row in rows]
+        tokens, values = [_whole(str(row["token"])) for row in rows], [float(row["logprob"]) for row in rows]
     else:
-        tokens, values = list(map(str, found["tokens"])), list(map(float, found.get("token_logprobs") or ()))
+        tokens, values = (
+            [_whole(str(token)) for token in found["tokens"]],
+            list(map(float, found.get("token_logprobs") or ())),
+        )
         if len(tokens) != len(values):
             raise ValueError(f"{len(tokens)} tokens, and {len(values)} log-probabilities")
     if not values:

@@ -7,7 +7,10 @@ from fractions import Fraction
 
 _BOXED = re.compile(r"\\boxed\s*\{")
 _MARK = re.compile(r"####|answer\s*(?:is|:)\s*:?", re.IGNORECASE)
-_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?|-?\.\d+")
+_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,3})?(?:/\d+)?|-?\.\d+")
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
+_UNIT = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?|\^\\circ|\^\{\\circ\}")
+_OPERATION = re.compile(r"[\^*+_]|\\[a-zA-Z]|\bor\b|\band\b")  # beside a number: it is not the whole answer
 _LONGEST = 300  # characters; no answer is longer, and some that are take for ever to compare
 
 
@@ -33,16 +36,33 @@ def _last_boxed(text: str) -> str | None:
 
 
 def find_number(solution: str) -> Fraction | None:
-    """The number of the answer; where none is marked as such, the last number of the text."""
+    """The number of the answer; where none is marked as such, the last number of the text.
+
+    What is marked must be one number, behind an optional `x =` and before an optional unit; anything else is none.
+    """
     marked = find_answer(solution)
-    numbers = _NUMBER.findall(marked if marked is not None else solution)
-    return to_number(numbers[-1]) if numbers else None
+    if marked is None:
+        numbers = _NUMBER.findall(_plain_math(solution))
+        return to_number(numbers[-1]) if numbers else None
+    plain = _plain_math(marked)
+    numbers = _NUMBER.findall(plain)
+    if len(numbers) != 1 or _OPERATION.search(plain.replace(numbers[0], "", 1)):
+        return None
+    return to_number(numbers[0])
+
+
+def _plain_math(text: str) -> str:
+    """LaTeX that only dresses a number, taken off: fractions, groups of digits, units, signs."""
+    text = text.replace("\N{MINUS SIGN}", "-").replace("{,}", ",").replace("\\,", "").replace("\\!", "")
+    text = _FRACTION.sub(r"\1/\2", text)
+    return _UNIT.sub(" ", text)
 
 
 def to_number(text: str) -> Fraction | None:
-    """`1,234.5`, `3/4`, `-7`, `$12`, `40%`: the number itself; None for what is none."""
-    plain = text.strip().strip("$%.\\ ").replace(",", "").replace(" ", "")
-    if not plain or len(plain) > _LONGEST:
+    """`1,234.5`, `3/4`, `-7`, `$12`, `40%`, `1.5e3`: the number itself; None for what is none."""
+    plain = _plain_math(text).strip().strip("$%.\\ ").replace(",", "").replace(" ", "")
+    exponent = plain.lower().partition("e")[2].lstrip("+-")
+    if not plain or len(plain) > _LONGEST or len(exponent) > 3:
         return None
     try:
         return Fraction(plain)
@@ -56,4 +76,4 @@ def same_text(one: str, other: str) -> bool:
 
 
 def plain_text(text: str) -> str:
-    return " ".join(text.strip(" \t\n$*.").casefold().split())[:_LONGEST]
+    return " ".join(text.strip(" \t\n$*.").casefold().split())

@@ -7,7 +7,6 @@ in two of them. A problem that is there twice counts once. Knows no model.
 
 import hashlib
 import json
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +57,9 @@ class JsonlTask:
         ValueError: the file is missing or empty, or a line is no problem; names the line.
     """
 
+    problems_may_change = True
+    """The file decides them: whoever goes on with a run has to look whether it is still the same."""
+
     def __init__(self, path: Path, settings: JsonlSettings, *, name: str, check: Check | None = None) -> None:
         self.name, self.settings = name, settings
         self.step_separator, self.max_new_tokens = settings.separator, settings.max_new_tokens
@@ -70,10 +72,9 @@ class JsonlTask:
         self._by_text = {str(problem.metadata["problem"]).strip(): problem for problem in self._problems}
 
     def problems(self, split: Split, seed: int) -> Iterator[Problem]:
-        """All problems of the split, in an order of the seed's."""
+        """All problems of the split, in an order of the seed's that others in the file do not change."""
         own = [problem for problem in self._problems if problem.metadata["split"] == split]
-        random.Random(f"jsonl {seed}").shuffle(own)
-        return iter(own)
+        return iter(sorted(own, key=lambda problem: hashlib.sha256(f"{seed} {problem.id}".encode()).digest()))
 
     def parse(self, text: str) -> Problem:
         """A problem of the file, by its id or its text."""
@@ -109,7 +110,7 @@ _CHECKS = ("number", "exact")
 
 def _read(path: Path, settings: JsonlSettings) -> Iterator[Problem]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as a file of problems: {error}") from error
     seen: dict[str, Problem] = {}
