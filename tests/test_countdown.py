@@ -144,9 +144,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_solutions_are_wrong_and_quick(text: str) -> None:
-    start = time.process_time()
+    start = time.thread_time()  # other tests may have left threads
     verdict = CountdownTask().judge(Problem(id="p", prompt=PAIR), text)
-    assert time.process_time() - start < 0.5
+    assert time.thread_time() - start < 0.5
     assert not verdict.correct
     assert len(verdict.reason) < 100
 

@@ -135,7 +135,7 @@ def test_both_bills_are_counted() -> None:
         "cost"
     ]
     assert cost == {
-        "proposer": {"prompt_tokens": 40, "generated_tokens": 86, "requests": 4},
+        "proposer": Usage(40, 86, 4)._asdict(),
         "verifier": {"computed_tokens": 90, "distinct_tokens": 80},
         "verifiers": {
             "arts": {"computed_tokens": 90, "distinct_tokens": 80},

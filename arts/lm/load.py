@@ -57,8 +57,9 @@ class TokenizerFolder:
         return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
     def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
-        plain = self.tokenizer.chat_template is None
-        return list(self.tokenizer(self.prompt_text(messages), add_special_tokens=plain)["input_ids"])
+        if self.tokenizer.chat_template is None:
+            return list(self.tokenizer(self.prompt_text(messages))["input_ids"])
+        return list(self.tokenizer(self.prompt_text(messages), add_special_tokens=False)["input_ids"])
 
     def node_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:
         """Ids of every node; the root's are the prompt.

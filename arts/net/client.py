@@ -181,7 +181,7 @@ class Client:
                 if failure.kind == "refused":
                     raise
                 # While nothing works at all, and where it is merely too much, time decides and no attempt is used up.
-                waits = was_open or failure.kind == "overloaded"
+                waits = (was_open and failure.kind != "malformed") or failure.kind == "overloaded"
                 attempt += failure.was_sent and (self.in_a_hurry or not waits)
                 late = self._clock() - started >= self.patience.give_up_s
                 if late or attempt >= self.patience.max_attempts or not (waits or self._budget.take()):
