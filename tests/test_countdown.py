@@ -1,5 +1,6 @@
 """Countdown: the checker as a table of cases, the solver against brute force, law, splits and answer key."""
 
+import gc
 import random
 import time
 from collections import Counter
@@ -144,9 +145,13 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_solutions_are_wrong_and_quick(text: str) -> None:
-    start = time.thread_time()  # other tests may have left threads
-    verdict = CountdownTask().judge(Problem(id="p", prompt=PAIR), text)
-    assert time.thread_time() - start < 0.5
+    gc.disable()  # walking through what other tests have left is not this one's affair
+    try:
+        start = time.thread_time()
+        verdict = CountdownTask().judge(Problem(id="p", prompt=PAIR), text)
+        assert time.thread_time() - start < 0.5
+    finally:
+        gc.enable()
     assert not verdict.correct
     assert len(verdict.reason) < 100
 
