@@ -67,7 +67,7 @@ def build_proposer(
     """`countdown` (the shipped model), `hf:FOLDER`, a server's URL, or `table` (the toy task's own probabilities).
 
     A server is asked at once what it can do: `http://HOST:PORT/v1#MODEL?OPTION=VALUE&...`, where options are fields of
-    `ServerSettings`. See `arts.proposers.capabilities`.
+    `ServerSettings`. See `arts.proposers.probe`.
 
     Args:
         keep_tokens: of a local model, tokens whose keys and values are kept between calls: for searches.
@@ -139,8 +139,8 @@ def any_problem(task: Task) -> Problem:
 
 
 def _server_proposer(name: str, task: Task, sampling: "Sampling") -> "Proposer":
-    from arts.proposers.capabilities import probe
     from arts.proposers.openai_http import OpenAIProposer
+    from arts.proposers.probe import probe
 
     client, model, settings, tokenizer = open_server(name)
     prompt = any_problem(task).prompt

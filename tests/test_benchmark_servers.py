@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 
 from arts.net.client import Client
-from arts.proposers.capabilities import probe
 from arts.proposers.openai_reply import read_completion, steps_of
+from arts.proposers.probe import probe
 
 
 def benchmark(name: str) -> ModuleType:

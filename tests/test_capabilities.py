@@ -12,8 +12,9 @@ from servers import Running, fake_server
 
 from arts.net.client import Client, ServerUnavailable
 from arts.net.flow_control import Patience
-from arts.proposers.capabilities import Capabilities, find_model, measure_load, probe
+from arts.proposers.capabilities import Capabilities
 from arts.proposers.openai_http import OpenAIProposer, ServerSettings
+from arts.proposers.probe import find_model, measure_load, probe
 from arts.proposers.sampling import Sampling
 from arts.proposers.table import TableProposer
 from arts.protocols import Reply, Request

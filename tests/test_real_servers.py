@@ -36,8 +36,9 @@ from arts.evaluate.metrics import Estimate, paired_bootstrap, read_draws
 from arts.evaluate.searches import read_rows, summarize
 from arts.lm.load import LanguageModel, load_causal_lm
 from arts.models import shipped_folder
-from arts.proposers.capabilities import Capabilities, probe
+from arts.proposers.capabilities import Capabilities
 from arts.proposers.openai_http import OpenAIProposer, ServerSettings
+from arts.proposers.probe import probe
 from arts.proposers.sampling import Sampling
 from arts.protocols import Request
 from arts.sparse_deep_fork import CollectSettings

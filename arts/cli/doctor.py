@@ -19,7 +19,7 @@ def doctor_command(
 ) -> None:
     """Ask a server what it really supports, and say what ARTS will do with it. Costs a few hundred short requests."""
     from arts.build import any_problem, build_task, is_server, open_server
-    from arts.proposers.capabilities import measure_load, probe
+    from arts.proposers.probe import measure_load, probe
 
     if not is_server(proposer):
         raise ValueError(f"--proposer is {proposer!r}; `arts doctor` asks servers: http://HOST:PORT/v1#MODEL")

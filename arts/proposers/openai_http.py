@@ -20,9 +20,9 @@ from arts.proposers.capabilities import (
     Capabilities,
     LocalTokenizer,
     chat_messages,
-    tokenize,
 )
 from arts.proposers.openai_reply import Choice, Completion, read_completion, steps_of
+from arts.proposers.probe import tokenize
 from arts.proposers.sampling import Sampling
 from arts.protocols import Reply, Request
 from arts.tree import LogPriorLaw, Problem, Step, StopReason, Usage
@@ -73,7 +73,7 @@ class OpenAIProposer:
 
     Args:
         client: of the server.
-        capabilities: from `arts.proposers.capabilities.probe`.
+        capabilities: from `arts.proposers.probe.probe`.
         tokenizer: the model's own, where the server tells no ids or a verifier is to share them.
     """
 
