@@ -59,6 +59,8 @@ class Settings:
     extra_fields: bool = True
     "unknown fields are taken; otherwise 400"
     continues: bool = True
+    trims: bool = False
+    "blanks at the end of an assistant's message are lost"
     usage: bool = True
     key: str | None = None
     stall_s: float = 3.0
@@ -127,9 +129,11 @@ class SumsModel(Model):
         assert found, prompt
         signs = found[1].replace("- ", "-").replace("+ ", "")
         numbers = [int(one) for one in signs.split()]
+        tokens: list[tuple[str, int, float]] = []
+        if begun.endswith("."):  # a whole step, whose blank line is still to be said
+            tokens, begun = [("\n\n", 0, 0.0)], f"{begun}\n\n"
         said = begun.split("\n\n")[:-1]  # whole steps; what is begun of the next one is said again by the greedy model
         value = int(re.findall(r"-?\d+", said[-1])[-1]) if said else numbers[0]
-        tokens: list[tuple[str, int, float]] = []
         for place, number in enumerate(numbers[len(said) + 1 :], start=len(said)):
             rng = random.Random(f"{prompt} {place} {value} {seed}")
             error = 0 if temperature == 0 or rng.random() > 0.25 else rng.choice([-1, 1])
@@ -303,6 +307,7 @@ class Server:
             return self.model.read(body["prompt"])
         messages = body["messages"]
         begun = messages[-1]["content"] if messages[-1]["role"] == "assistant" and self.settings.continues else ""
+        begun = begun.rstrip() if self.settings.trims else begun
         return messages[-2 if messages[-1]["role"] == "assistant" else -1]["content"], begun
 
     def _choice(

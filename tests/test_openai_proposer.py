@@ -16,7 +16,7 @@ from fake_server import Answer, Settings
 from faults import environment, server_process
 from servers import Running, fake_server
 
-from arts.build import build_proposer, build_task
+from arts.build import any_problem, build_proposer, build_task
 from arts.collect import collect
 from arts.net.client import Client
 from arts.net.flow_control import Patience
@@ -173,6 +173,25 @@ def test_one_problem_that_is_refused_does_not_end_the_run(tmp_path: Path) -> Non
         collect(TASK, proposer, CollectSettings(num_problems=3, num_samples=120, pivots="none"), tmp_path)
     trees = load_trees(tmp_path)
     assert [sum(leaf.is_answer for leaf in tree.leaves()) > 0 for tree in trees] == [False, True, True]
+
+
+def test_a_template_that_trims_messages_doubles_no_blank_line(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({"problem": "What is 19 + 29 - 30 + 7?", "answer": 25}) + "\n")
+    task = build_task(str(path))
+    problem = any_problem(task)
+    replies = []
+    for trims in (False, True):
+        with fake_server(Settings(model="sums", token_ids=False, trims=trims)) as running:
+            proposer = build_proposer(f"{running.url}#sums", task)
+            assert proposer.capabilities.trims == trims  # type: ignore[attr-defined]
+            trunk = proposer.propose([Request(problem, (), (1,), 200)])[0].draws[0]
+            prefix = trunk[:1]
+            replies.append(proposer.propose([Request(problem, prefix, SEEDS, 200)])[0].draws)
+    for draws in replies:
+        assert all(not step.text.startswith("\n") and step.text.strip() for draw in draws for step in draw)
+        assert {len(draw) for draw in draws} == {3}
+        assert all(draw[0].text.startswith(f"{prefix[0].text.split()[-1].rstrip('.')} - 30 = ") for draw in draws)
 
 
 # --- too much ---------------------------------------------------------------------------------------------------------

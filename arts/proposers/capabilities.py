@@ -46,6 +46,8 @@ class Capabilities:
     usage: bool = False
     extra_fields: bool = False
     "it takes fields that OpenAI's own servers refuse: top_k, min_p and repetition_penalty among them"
+    trims: bool = False
+    "it loses the blanks at the end of an assistant's message, such as the blank line behind a step"
     repeats_prompt: bool = False
     "its answers begin with the prompt"
     max_context: int | None = None

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arts.net.client import Client, RequestFailed, ServerUnavailable
@@ -21,7 +21,7 @@ from arts.proposers.capabilities import (
     LocalTokenizer,
     chat_messages,
 )
-from arts.proposers.openai_reply import Choice, Completion, read_completion, steps_of
+from arts.proposers.openai_reply import Choice, Completion, read_completion, steps_of, without_leading_blanks
 from arts.proposers.probe import tokenize
 from arts.proposers.sampling import Sampling
 from arts.protocols import Reply, Request
@@ -162,6 +162,9 @@ class OpenAIProposer:
                 return await self._answer(request, seeds)
             return Reply((_FAILED,) * len(seeds), Usage(failed_requests=failure.num_sent), str(failure))
         usage = self._usage(request.prefix, request.problem, completion)._replace(failed_requests=failed)
+        if self.capabilities.trims and request.prefix:
+            # The model has said the blank line behind the step above once more, which the path has already.
+            completion = replace(completion, choices=tuple(map(without_leading_blanks, completion.choices)))
         by_index = {choice.index: choice for choice in completion.choices}
         if len(seeds) == 1:
             by_index = {0: completion.choices[0]}

@@ -6,7 +6,7 @@ missing is None here, and what contradicts itself is a ValueError.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any, Literal
 
@@ -123,6 +123,20 @@ def _log_probs(found: Any, route: Route) -> tuple[tuple[str, ...], tuple[float, 
     if max(values) > 0.0 or min(values) < -1e4:
         values = [min(0.0, max(value, -1e4)) for value in values]
     return tuple(tokens), tuple(values)
+
+
+def without_leading_blanks(choice: Choice) -> Choice:
+    """A choice without the blanks that it begins with, and without their tokens."""
+    count = 0
+    while count < len(choice.tokens) and choice.tokens[count].isspace():
+        count += 1
+    return replace(
+        choice,
+        text=choice.text.lstrip(),
+        tokens=choice.tokens[count:],
+        log_probs=choice.log_probs[count:],
+        token_ids=choice.token_ids[count:],
+    )
 
 
 def steps_of(choice: Choice, separator: str, *, whole: bool) -> tuple[Step, ...]:

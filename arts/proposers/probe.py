@@ -20,6 +20,8 @@ from arts.proposers.capabilities import (
 from arts.proposers.openai_reply import Choice, Completion, Route, read_completion
 from arts.tree import LogPriorLaw
 
+_CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+
 
 class Load(NamedTuple):
     """Requests a second with so many in flight."""
@@ -94,10 +96,12 @@ async def _ask_all(asking: "_Asking", row: Mapping[str, Any], prompt: str) -> Ca
     wanted: dict[str, Any] = {"logprobs": True} if log_probs else {}
     greedy = await asking.greedy(**wanted)
     first = greedy.choices[0]
+    continuing = await asking.continuing(first)
     return Capabilities(
         model=str(row["id"]),
         server=str(row.get("owned_by", "unknown")),
-        continuing=await asking.continuing(first),
+        continuing=continuing,
+        trims=continuing in ("continue_final_message", "prefill") and await asking.trims(first, continuing),
         chat=asking.chat,
         n=await asking.gives_several(),
         log_probs=log_probs,
@@ -242,11 +246,10 @@ class _Asking:
         middle = len(greedy.text) // 2
         start, end = greedy.text[:middle], greedy.text[middle:].strip()
         fields = {"temperature": self.coldest, "max_tokens": 32}
-        flags = {"continue_final_message": True, "add_generation_prompt": False}
         ways: list[tuple[Continuing, Coroutine[Any, Any, Completion]]] = []
         if self.chat:
             ways += [
-                ("continue_final_message", self.ask(start, **fields, **flags)),
+                ("continue_final_message", self.ask(start, **fields, **_CONTINUE)),
                 ("prefill", self.ask(start, **fields)),
             ]
         if self.tokenizer is not None or not self.chat:
@@ -259,6 +262,16 @@ class _Asking:
             elif (rest := await _tried(asked)) is not None and rest.choices[0].text.strip()[:4] == end[:4]:
                 found = way
         return found
+
+    async def trims(self, greedy: Choice, continuing: Continuing) -> bool:
+        """Is what follows a blank line what follows without it?"""
+        start = greedy.text[: len(greedy.text) // 2].rstrip()
+        flags = _CONTINUE if continuing == "continue_final_message" else {}
+        fields = {"temperature": self.coldest, "max_tokens": 32, **flags}
+        plain, behind_a_line = [await _tried(self.ask(begun, **fields)) for begun in (start, f"{start}\n\n")]
+        return (
+            plain is not None and behind_a_line is not None and plain.choices[0].text == behind_a_line.choices[0].text
+        )
 
 
 async def _tried(asked: Coroutine[Any, Any, Completion]) -> Completion | None:
