@@ -392,6 +392,15 @@ def test_best_of_n_finds_the_best_of_its_draws_and_bills_them() -> None:
     assert result.covered == any(known.right[known.find(text)] for text in texts)
 
 
+def test_what_a_server_did_not_count_is_marked_in_the_result() -> None:
+    one = search(toy(1), build_strategy("majority"), Budget(draws=4))
+    asked = one.ask()
+    assert isinstance(asked, DrawAsk)
+    replies = TableProposer().propose(asked.requests)
+    one.tell([reply._replace(usage=Usage(3, 8, 1, 1, 2)) for reply in replies])
+    assert one.result().tree.usage == Usage(3, 8, 1, 1, 2)
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_result_is_a_tree_of_what_was_drawn(name: str) -> None:
     problem, scorer = toy(5), ExactScorer()

@@ -123,7 +123,7 @@ class Search:
         self.problem, self.strategy, self.budget = problem, strategy, budget
         self._scored = strategy.scores != "none"
         self.tree = SearchTree(problem, scale=scale, judge=judge, max_new_tokens=max_new_tokens, scored=self._scored)
-        self.bill = Bill()
+        self.bill, self._paid = Bill(), Usage()
         self.stopped: str | None = None
         self._seed, self._verifier_caches = seed, verifier_caches
         self._prompt_tokens, self._prompt_is_known = prompt_tokens, prompt_tokens > 0
@@ -201,14 +201,13 @@ class Search:
 
     def result(self, *, log_prior_law: LogPriorLaw = "raw", tokenizer: str | None = None) -> SearchResult:
         """The best finished answer so far; at any time. What still lacks its score is no answer yet."""
-        usage = Usage(self.bill.prompt_tokens, self.bill.generated_tokens, self.bill.requests)
         stopped = self.stopped or "running"
         try:
             answer = self._answer()
         except Exception as error:
             answer, stopped = None, failure(error)
         return SearchResult(
-            self.tree.frozen(log_prior_law=log_prior_law, tokenizer=tokenizer, usage=usage),
+            self.tree.frozen(log_prior_law=log_prior_law, tokenizer=tokenizer, usage=self._paid),
             answer,
             self.bill,
             stopped,
@@ -324,9 +323,9 @@ class Search:
                     piece.ends.append(path[-1])
                     self._wait_for_score(path[-1])
             piece.left -= len(reply.draws)
-            prompt_tokens, generated_tokens, requests, *_ = reply.usage
-            more = Bill(generated_tokens, 0, len(reply.draws), 0, prompt_tokens, requests)
-            self.bill = self.bill.plus(more)
+            paid = reply.usage
+            more = Bill(paid.generated_tokens, 0, len(reply.draws), 0, paid.prompt_tokens, paid.requests)
+            self.bill, self._paid = self.bill.plus(more), self._paid.plus(paid)
         self.bill = self.bill._replace(nodes=len(self.tree) - 1)
         self._wave = [piece for piece in self._wave if piece.left > 0]
         if self._is_cut and path and self.tree.stop(path[-1]) is StopReason.LENGTH:
