@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, get_args
 from urllib.parse import unquote
 
 import arts
@@ -95,6 +95,17 @@ def is_server(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
+class _HasKey(Protocol):
+    @property
+    def key_env(self) -> str | None: ...
+
+    @property
+    def key_file(self) -> str | None: ...
+
+
+S = TypeVar("S", bound=_HasKey)
+
+
 class Server(NamedTuple):
     """A server as a user names it: where it is, which model, and how it is to be used."""
 
@@ -110,15 +121,10 @@ def open_server(name: str) -> Server:
     Raises:
         ValueError: the address or an option makes no sense, or there is no such key or tokenizer.
     """
-    from arts.net.address import read_key
     from arts.net.client import Client
     from arts.proposers.openai_http import ServerSettings
 
-    address, _, rest = name.partition("#")
-    model, _, options = rest.partition("?")
-    parsed = url_options(ServerSettings, options, of=f"server {address.rpartition('@')[2]}")
-    settings = ServerSettings(**parsed)
-    key = read_key(key_env=settings.key_env, key_file=settings.key_file, address=address)
+    address, model, settings, key = _read_server(name, ServerSettings)
     client = Client(
         address, key=key, timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight, patience=settings.patience
     )
@@ -127,7 +133,18 @@ def open_server(name: str) -> Server:
         from arts.lm.load import load_tokenizer
 
         tokenizer = load_tokenizer(settings.tokenizer)
-    return Server(client, unquote(model) or None, settings, tokenizer)
+    return Server(client, model or None, settings, tokenizer)
+
+
+def _read_server(name: str, settings_class: type[S]) -> tuple[str, str, S, str | None]:
+    """Address, model, options and key of `http://HOST:PORT/v1#MODEL?OPTION=VALUE&...`."""
+    from arts.net.address import read_key
+
+    address, _, rest = name.partition("#")
+    model, _, options = rest.partition("?")
+    settings = settings_class(**url_options(settings_class, options, of=f"server {address.rpartition('@')[2]}"))
+    key = read_key(key_env=settings.key_env, key_file=settings.key_file, address=address)
+    return address, unquote(model), settings, key
 
 
 def any_problem(task: Task) -> Problem:
@@ -212,16 +229,12 @@ def build_scorer(name: str, *, base: str | None = None, device: str = "cpu") -> 
 
 
 def _remote_scorer(name: str) -> "Scorer":
-    from arts.net.address import read_key
     from arts.net.client import Client
     from arts.verifier.remote import RemoteFlowScorer, RemoteSettings
 
-    address, _, rest = name.partition("#")
-    model, _, options = rest.partition("?")
-    settings = RemoteSettings(**url_options(RemoteSettings, options, of="verifier server"))
-    key = read_key(key_env=settings.key_env, key_file=settings.key_file, address=address)
+    address, model, settings, key = _read_server(name, RemoteSettings)
     client = Client(address, key=key, timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight)
-    return RemoteFlowScorer(client, unquote(model), Path(settings.folder))
+    return RemoteFlowScorer(client, model, Path(settings.folder))
 
 
 def build_step_scorer(name: str, proposer: "Proposer", *, base: str | None = None, device: str = "cpu") -> "StepScorer":

@@ -34,6 +34,16 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put names of new files on disk too: a file's own sync does not (fsync(2))."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -209,6 +219,8 @@ class Collection:
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
+                if size == 0:
+                    _sync_folder(self.folder)
             except OSError:
                 with suppress(OSError):
                     os.ftruncate(file.fileno(), size)
