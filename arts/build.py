@@ -51,7 +51,7 @@ def build_task(name: str) -> Task:
 
 
 def _jsonl_task(name: str) -> Task:
-    from arts.score_function import load_function
+    from arts.functions import load_function
     from arts.tasks.jsonl import JsonlSettings, JsonlTask
 
     path, _, options = name.partition("?")
@@ -213,7 +213,8 @@ def build_scorer(name: str, *, base: str | None = None, device: str = "cpu") -> 
     kind, _, rest = name.partition(":")
     place, _, options = rest.partition("?")
     if kind == "python":
-        from arts.score_function import FunctionScorer, load_function
+        from arts.functions import load_function
+        from arts.score_function import FunctionScorer
 
         scale = {"kind": "log_value"} | url_options(ScoreScale, options, of=f"python:{place}")
         return FunctionScorer(load_function(place), scale=ScoreScale(**scale))

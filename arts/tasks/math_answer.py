@@ -1,0 +1,157 @@
+r"""Are two mathematical answers the same? Equal texts and numbers are decided here, exactly; formulas by math-verify,
+in a process that is killed where it takes too long.
+
+No is the answer in doubt: to what is longer than 300 characters, to two answers where one was asked for, to roundings
+of an exact number, to what the library cannot read. Nothing that a model wrote is ever run.
+"""
+
+import re
+import threading
+from fractions import Fraction
+from functools import lru_cache
+from importlib.util import find_spec
+
+from arts.functions import CallError, Predicate
+from arts.tasks.answers import LONGEST_ANSWER, find_answer, to_number
+from arts.tree import Verdict
+
+LIMIT_S = 2.0  # processor seconds of one comparison; all but hostile ones take milliseconds
+MEMORY_BYTES = 2 << 30
+_DEEPEST = 30  # brackets inside brackets; the library's grammar takes time exponential in some of them
+
+_SIGNS = {
+    "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ", "\N{MIDDLE DOT}": r"\cdot ",
+    "\N{DOT OPERATOR}": r"\cdot ", "\N{DIVISION SIGN}": r"\div ", "\N{GREEK SMALL LETTER PI}": r"\pi ",
+    "\N{INFINITY}": r"\infty ",
+    "\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3", "\N{DEGREE SIGN}": r"^\circ ",
+    "\N{LESS-THAN OR EQUAL TO}": r"\le ", "\N{GREATER-THAN OR EQUAL TO}": r"\ge ", "\N{NOT EQUAL TO}": r"\ne ",
+    "\N{PLUS-MINUS SIGN}": r"\pm ", "\N{UNION}": r"\cup ", "\N{INTERSECTION}": r"\cap ", "\N{ELEMENT OF}": r"\in ",
+    "\N{EMPTY SET}": r"\emptyset ", "\N{NO-BREAK SPACE}": " ", "\N{THIN SPACE}": " ", "\N{NARROW NO-BREAK SPACE}": " ",
+}  # fmt: skip
+_SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
+_ROOT = re.compile(r"\N{SQUARE ROOT}\s*(?:\(([^()]*)\)|(\w+))")
+_LAYOUT = re.compile(
+    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|q?quad)(?![a-zA-Z])|\\[!,;: ]|~|\{,\}"
+)
+_FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]+)\}|([^\s{}\\]))\s*(?:\{([^{}]+)\}|([^\s{}\\]))")
+_SHORT_ROOT = re.compile(r"\\sqrt\s*([^\s{}\[\\])")
+_WORDS = re.compile(r"\\(?:text|mathrm|mbox|textbf|textit|mathbf|textrm|operatorname)\s*\{([^{}]*)\}")
+_DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
+_BASE = re.compile(r"\d_(\d+|\{\d+\})\s*$")
+_TWO_NUMBERS = re.compile(r"\d\s+\d+(?!\s*/|\d)")  # `14 15`; the library reads 29 there, as in 3 1/2
+_MANY = re.compile(r"\.\.\.|\\dots|\\ldots|\\cdots")
+
+
+def check_math(gold: str, answer: str | None) -> Verdict:
+    """The verdict on an answer, as `find_answer` takes it from a solution. Its key for votes depends on it alone.
+
+    Raises:
+        ValueError: a formula is to be compared and math-verify is not installed.
+    """
+    if answer is None:
+        return Verdict(False, None, "no answer in it")
+    if len(answer) > LONGEST_ANSWER:
+        return Verdict(False, None, f"the answer is longer than {LONGEST_ANSWER} characters")
+    same, reason = _compare(gold, answer)
+    return Verdict(same, answer_key(answer), "" if same else reason)
+
+
+def judge_math(gold: str, solution: str) -> Verdict:
+    """The verdict on a whole solution."""
+    return check_math(gold, find_answer(solution))
+
+
+def answer_key(answer: str) -> str | None:
+    """What votes are counted by: the number where it is one, so that 0.50 and 1/2 are one, else the plain text."""
+    number = to_number(plain_formula(answer))
+    return str(number) if number is not None else _solid(plain_formula(answer)) or None
+
+
+@lru_cache(maxsize=1 << 17)
+def _compare(gold: str, answer: str) -> tuple[bool, str]:
+    """Is it the same, and why not."""
+    expected, found = plain_formula(gold), plain_formula(answer)
+    if not _solid(found):
+        return False, "the answer is empty"
+    if _solid(expected) == _solid(found):
+        return True, ""
+    numbers = to_number(expected), to_number(found)
+    if numbers[0] is not None and numbers[1] is not None:
+        same = _same_number(numbers[0], numbers[1], "%" in expected, "%" in found)
+        return same, f"not {gold}"
+    refused = _refusal(expected, found)
+    if refused:
+        return False, refused
+    try:
+        return _same_formula(expected, found), f"not {gold}"
+    except CallError as error:
+        return False, f"comparing it failed: {error}"
+
+
+def plain_formula(text: str) -> str:
+    """LaTeX without what only dresses it: dollars, spacing, `left` and `right`, degrees, `text`, kinds of fractions."""
+    text = _SIGN.sub(lambda match: _SIGNS[match[0]], text.strip())
+    text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
+    text = text.strip("*").strip().removesuffix(".")
+    for start, end in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
+        if len(text) > len(start + end) and text.startswith(start) and text.endswith(end):
+            text = text[len(start) : -len(end)]
+    text = text.replace(r"\$", "").replace(r"\%", "%").strip()
+    text = _LAYOUT.sub(lambda match: "," if match[0] == "{,}" else "" if match[0] in (r"\!", r"\,") else " ", text)
+    text = _SHORT_FRACTION.sub(_braced_fraction, _FRACTION.sub(r"\\frac", text))
+    text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
+    return _DEGREES.sub("", _WORDS.sub(r" \1 ", text)).strip().removesuffix(".").strip()
+
+
+def _braced_fraction(match: re.Match[str]) -> str:
+    return rf"\frac{{{match[1] or match[2]}}}{{{match[3] or match[4]}}}"
+
+
+def _solid(text: str) -> str:
+    return "".join(text.casefold().split())
+
+
+def _same_number(gold: Fraction, answer: Fraction, gold_is_percent: bool, answer_is_percent: bool) -> bool:
+    """`50\\%` answers 50, as in "what percent", and 1/2."""
+    if gold == answer or gold_is_percent == answer_is_percent:
+        return gold == answer
+    return gold == answer / 100 if answer_is_percent else gold / 100 == answer
+
+
+def _refusal(gold: str, answer: str) -> str:
+    """Why an answer is not worth a comparison, or where the library is known to say yes to what is wrong."""
+    depth = deepest = 0
+    for sign in answer:
+        depth += (sign in "([{") - (sign in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > _DEEPEST:
+        return "brackets nested too deeply"
+    if _TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold):
+        return "two numbers beside each other"
+    if _MANY.search(answer) and not _MANY.search(gold):
+        return "the answer goes on"
+    bases = _BASE.search(gold), _BASE.search(answer)
+    if bases[0] and bases[1] and bases[0][1].strip("{}") != bases[1][1].strip("{}"):
+        return "a number of another base"
+    return ""
+
+
+_starting = threading.Lock()
+_library: Predicate | None = None
+
+
+def _same_formula(gold: str, answer: str) -> bool:
+    return require_library()(gold, answer)
+
+
+def require_library() -> Predicate:
+    """math-verify in its process, one for the whole program. Raises ValueError where it is not installed."""
+    global _library
+    with _starting:
+        if _library is None:
+            if find_spec("math_verify") is None:
+                raise ValueError('comparing formulas needs math-verify: pip install "arts-llm[math]"')
+            name = "arts.tasks.math_library:same_formula"
+            _library = Predicate(name, limit_s=LIMIT_S, memory_bytes=MEMORY_BYTES)
+        return _library
