@@ -42,6 +42,10 @@ def build_task(name: str) -> Task:
         shape = re.fullmatch(r"(\d)x(\d)(:rare)?", ":".join(arguments) or "3x3")
         if shape:
             return ToyTask(int(shape[1]), int(shape[2]), rare=bool(shape[3]))
+    if name == "rollouts":
+        from arts.tasks.rollouts import RolloutsTask
+
+        return RolloutsTask()
     if name.partition("?")[0].endswith(".jsonl"):
         return _jsonl_task(name)
     raise ValueError(

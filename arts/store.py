@@ -324,6 +324,20 @@ def open_collection(folder: Path) -> Collection:
     return Collection(folder, header)
 
 
+def collections_in(folder: Path) -> list[Path]:
+    """The folder itself where it is a collection, else the collections in it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (folder / "collection.json").is_file():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob("*/collection.json"))
+    if not found:
+        open_collection(folder)  # says what is missing
+    return found
+
+
 def load_trees(folder: Path) -> list[ReasoningTree]:
     """All trees of a collection in memory.
 

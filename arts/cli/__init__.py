@@ -12,6 +12,7 @@ from arts.build import LOCAL_HINT
 from arts.cli.collect import collect_command
 from arts.cli.doctor import doctor_command
 from arts.cli.evaluate import evaluate_command, values_command
+from arts.cli.import_rollouts import import_command
 from arts.cli.search import search_command
 from arts.cli.solve import demo_command, solve_command
 from arts.cli.train import export_verifier_command, train_command
@@ -26,6 +27,7 @@ app = typer.Typer(
 
 app.command("collect")(collect_command)
 app.command("doctor")(doctor_command)
+app.command("import")(import_command)
 app.command("train")(train_command)
 app.command("export-verifier")(export_verifier_command)
 app.command("evaluate")(evaluate_command)
