@@ -17,7 +17,6 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -97,31 +96,25 @@ def problems_of(paths: Iterable[Path]) -> set[str]:
 
 def game24_chain(rng: random.Random) -> str:
     """A chain in the words of tree-of-thought-llm: three steps with one or no error, and an answer that claims 24."""
-    numbers = [Fraction(rng.randint(1, 13)) for _ in range(4)]
+    numbers = [rng.randint(1, 13) for _ in range(4)]
     prompt = f"Use the numbers {' '.join(map(str, numbers))} and + - * / to reach 24."
     lines, left, named = ["Steps:"], list(numbers), [str(one) for one in numbers]
     while len(left) > 1:
         first, second = rng.sample(range(len(left)), 2)
-        sign = rng.choice("+-*/" if left[second] else "+-*")
+        sign = rng.choice("+-*/" if left[second] and left[first] % left[second] == 0 else "+-*")
         value = _result(left[first], left[second], sign)
         shown = value if rng.random() > 0.1 else value + rng.choice((-2, -1, 1, 2))
-        if value.denominator > 20 or abs(value) > 400:
-            continue
         expression = f"({named[first]} {sign} {named[second]})"
-        line = f"{_shown(left[first])} {sign} {_shown(left[second])} = {_shown(shown)}"
+        line = f"{left[first]} {sign} {left[second]} = {shown}"
         kept = [place for place in range(len(left)) if place not in (first, second)]
         left, named = [*(left[place] for place in kept), shown], [*(named[place] for place in kept), expression]
-        lines.append(f"{line} (left: {' '.join(_shown(one) for one in sorted(left))})")
-    lines.append(f"Answer: {named[0][1:-1]} = {24 if rng.random() < 0.7 else _shown(left[0])}")
+        lines.append(f"{line} (left: {' '.join(map(str, sorted(left)))})")
+    lines.append(f"Answer: {named[0][1:-1]} = {24 if rng.random() < 0.7 else left[0]}")
     return prompt + "\n\n" + "\n".join(lines)
 
 
-def _result(one: Fraction, other: Fraction, sign: str) -> Fraction:
-    return {"+": one + other, "-": one - other, "*": one * other}[sign] if sign != "/" else one / other
-
-
-def _shown(value: Fraction) -> str:
-    return str(value) if value.denominator == 1 else f"{float(value):.2f}"
+def _result(one: int, other: int, sign: str) -> int:
+    return one // other if sign == "/" else {"+": one + other, "-": one - other, "*": one * other}[sign]
 
 
 # --- model ------------------------------------------------------------------------------------------------------------

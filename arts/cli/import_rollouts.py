@@ -18,6 +18,7 @@ def import_command(
     num_samples: Annotated[
         int | None, typer.Option(min=1, help="draws kept a problem; default: as many as most problems have")
     ] = None,
+    folds: Annotated[int, typer.Option(min=1, help="deal the problems out to so many collections")] = 1,
     max_step_chars: Annotated[int, typer.Option(min=1, help="longer steps are cut")] = 2000,
 ) -> None:
     """Turn rollouts that somebody sampled into trees: the format is found from the content.
@@ -27,7 +28,7 @@ def import_command(
     from arts.rollouts.importing import ImportSettings, import_rollouts
 
     settings = ImportSettings(
-        policy=policy, pool=pool, name=name, num_samples=num_samples, max_step_chars=max_step_chars
+        policy=policy, pool=pool, name=name, num_samples=num_samples, num_folds=folds, max_step_chars=max_step_chars
     )
     made, reading = import_rollouts(file, out, settings)
     shown = ", ".join(f"{count} rows of `{one}`" for one, count in sorted(reading.formats.items()))

@@ -41,13 +41,15 @@ class ImportSettings:
     "of the policy where the file names none; default: the file's own name"
     num_samples: int | None = None
     "draws kept of each problem; default: as many as most problems have. Problems with fewer are left out"
+    num_folds: int = 1
+    "collections of other problems that each policy's are dealt out to, for training on some and testing on others"
     max_step_chars: int = 2000
     "longer steps are cut"
 
     def __post_init__(self) -> None:
         if self.policy is not None and self.pool:
             raise ValueError("--policy picks one policy and --pool merges all of them; give one of the two")
-        for name in ("num_samples", "max_step_chars"):
+        for name in ("num_samples", "num_folds", "max_step_chars"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -122,7 +124,12 @@ def import_rollouts(
             "num_samples": num_samples,
             "max_step_chars": settings.max_step_chars,
         }
-        made.append(_write(own, header, folder, judge))
+        for fold in range(settings.num_folds) if settings.num_folds > 1 else ():
+            part = [one for one in own if fold_of(one[0].problem_id, settings.num_folds) == fold]
+            dealt = {"fold": f"{fold} of {settings.num_folds}"}
+            made.append(_write(part, header | dealt, folder / f"fold-{fold}", judge))
+        if settings.num_folds == 1:
+            made.append(_write(own, header, folder, judge))
     return made, reading
 
 
