@@ -101,7 +101,6 @@ def _same_number(problem: str, gold: str, answer: str) -> bool:
     return number is not None and number == to_number(gold)
 
 
-
 def _same_text(problem: str, gold: str, answer: str) -> bool:
     return answer.strip() == gold.strip()
 
@@ -218,7 +217,9 @@ def _milliseconds(text: str) -> int | None:
     if match is None or not match[0]:
         return None
     days, hours, minutes, seconds, fraction = (match[group] or "0" for group in range(1, 6))
-    return ((int(days) * 24 + int(hours)) * 60 + int(minutes)) * 60_000 + int(seconds) * 1000 + int(fraction.ljust(3, "0"))
+    return (
+        ((int(days) * 24 + int(hours)) * 60 + int(minutes)) * 60_000 + int(seconds) * 1000 + int(fraction.ljust(3, "0"))
+    )
 
 
 def _geometry(problem: str, gold: str, answer: str) -> bool:

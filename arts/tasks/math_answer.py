@@ -41,15 +41,17 @@ _DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
 _BASE = re.compile(r"\d_(\d+|\{\d+\})\s*$")
 # Not worth a comparison, or read wrongly by the library, unless the gold answer has it too.
 _REFUSED = (
-    (r"[^ -~\n\t]|[\"`@#?]|__", "signs that no formula has"),
+    (r"[^ -~\n\t]|[\"`@#?]|__|\('|'\)", "signs that no formula has"),
     (r"\d\s+\d+(?!\s*/|\d)", "two numbers beside each other"),  # the library reads 29 in `14 15`, as in 3 1/2
     (r"\.\.\.|\\l?dots|\\cdots", "the answer goes on"),
     (r"\\(?:i*int|oint|prod|sum|lim)(?![a-z])", "working where a result was asked for"),
     (r"!\s*!|\d{4}\s*!", "factorials that nobody can work out"),
     (r"\^\s*\{?\s*[-+]?[\d.]+\s*\^|\^\s*\{?\s*[-+]?\d{5}|(?:\^[^^]*){5}\}\}", "powers that nobody can work out"),
+    (r"(?:\\sqrt\s*\{[^{}]*){4}|(?:\\frac\s*\{[^{}]*\}\s*\{[^{}]*){4}", "fractions or roots nested too deeply"),
     (r"(?:[+-][^+-]*){16}|(?:,[^,]*){24}", "more terms than an answer has"),
 )
 _REFUSED_PATTERNS = [(re.compile(pattern), reason) for pattern, reason in _REFUSED]
+_OPENING, _CLOSING = re.compile(r"(?<!\\)\{"), re.compile(r"(?<!\\)\}")
 _WORKING = re.compile(r"[\d)}]\s*[+-]\s*[\d(\\]")  # a sum or difference, still to be worked out
 _WORD = re.compile(r"[a-z ]*[a-z]{2}[a-z ]*", re.IGNORECASE)
 
@@ -139,6 +141,8 @@ def _refusal(gold: str, answer: str) -> str:
         deepest = max(deepest, depth)
     if deepest > _DEEPEST:
         return "brackets nested too deeply"
+    if len(_OPENING.findall(answer)) != len(_CLOSING.findall(answer)):
+        return "braces that do not match"
     for pattern, reason in _REFUSED_PATTERNS:
         if pattern.search(answer) and not pattern.search(gold):
             return reason
