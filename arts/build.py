@@ -28,13 +28,22 @@ LOCAL_HINT = 'local models need torch: pip install "arts-llm[local]"'
 
 
 def build_task(name: str) -> Task:
-    """`countdown` (4 numbers), `countdown:5`, `toy`, or a file of problems: `FILE.jsonl?OPTION=VALUE&...`.
+    """The task that a user names.
 
-    Options of a file are fields of `arts.tasks.jsonl.JsonlSettings`, percent-encoded.
+    `countdown`, `countdown:5`              numbers to combine; 4 of them, or 3 to 6
+    `toy`, `toy:3x3:rare`                   the enumerable task
+    `FILE.jsonl`, `FILE.jsonl.gz`           problems with answers; options are fields of `JsonlSettings`
+    `hub:OWNER/NAME`, `hub:FOLDER`          the same from the `datasets` library; fields of `HubSettings`
+    `math`, `math500`, `gsm8k`, `aime24`, `amc23`   short for `hub:...` (`KNOWN_SETS` in `arts.tasks.rows`)
+    `gym:NAME,NAME,...`                     tasks of reasoning-gym; fields of `GymSettings`
+
+    Options follow a `?`, percent-encoded: `problems.jsonl?check=math&split=test`.
     """
     from arts.tasks.countdown import CountdownTask
+    from arts.tasks.rows import KNOWN_SETS
     from arts.tasks.toy import ToyTask
 
+    place, _, options = name.partition("?")
     kind, *arguments = name.split(":")
     if kind == "countdown" and (not arguments or (len(arguments) == 1 and arguments[0].isdecimal())):
         return CountdownTask(*map(int, arguments))
@@ -46,23 +55,55 @@ def build_task(name: str) -> Task:
         from arts.tasks.rollouts import RolloutsTask
 
         return RolloutsTask()
-    if name.partition("?")[0].endswith(".jsonl"):
-        return _jsonl_task(name)
+    if place.endswith((".jsonl", ".jsonl.gz")) or kind == "hub":
+        return _rows_task(name, place, options)
+    if place in KNOWN_SETS:
+        known, _, defaults = KNOWN_SETS[place].partition("?")
+        return _rows_task(name, f"hub:{known}", f"{defaults}&{options}")
+    if kind == "gym":
+        from arts.tasks.gym import GymSettings, GymTask
+
+        settings = GymSettings(**url_options(GymSettings, options, of=f"task {place}"))
+        return GymTask(tuple(place.partition(":")[2].split(",")), settings, name=name)
     raise ValueError(
         f"unknown task {name!r}; tasks are 'countdown', 'countdown:N' with N from 3 to 6, "
-        "'toy' or 'toy:ARITYxDEPTH[:rare]', and a file of problems, 'FILE.jsonl'"
+        "'toy' or 'toy:ARITYxDEPTH[:rare]', a file of problems, 'FILE.jsonl' or 'FILE.jsonl.gz', "
+        f"'hub:OWNER/NAME', {', '.join(map(repr, KNOWN_SETS))} and 'gym:NAME'"
     )
 
 
-def _jsonl_task(name: str) -> Task:
-    from arts.functions import load_function
-    from arts.tasks.jsonl import JsonlSettings, JsonlTask
+def _rows_task(name: str, place: str, options: str) -> Task:
+    from arts.functions import Predicate
+    from arts.tasks.jsonl import HubSettings, JsonlSettings, JsonlTask
+    from arts.tasks.rows import file_rows, hub_rows
 
-    path, _, options = name.partition("?")
-    settings = JsonlSettings(**url_options(JsonlSettings, options, of=f"task {path}"))
-    kind, _, place = settings.check.partition(":")
-    check = load_function(place) if kind == "python" else None
-    return JsonlTask(Path(path), settings, name=name, check=check)
+    if place.startswith("hub:"):
+        settings = HubSettings(**url_options(HubSettings, options, of=f"task {place}"))
+        rows = hub_rows(place.removeprefix("hub:"), config=settings.config, rows=settings.rows)
+        check_of: JsonlSettings = settings
+    else:
+        check_of = JsonlSettings(**url_options(JsonlSettings, options, of=f"task {place}"))
+        rows = file_rows(Path(place))
+    kind, _, function = check_of.check.partition(":")
+    check = None
+    if kind == "python":
+        check = Predicate(function, limit_s=check_of.check_seconds)
+        check.start()
+    return JsonlTask(rows, check_of, name=name, check=check)
+
+
+def problem_texts(source: str) -> list[str]:
+    """Texts of all problems of a task, or of a folder of trees. Raises ValueError for a task without an end."""
+    from arts.store import open_collection
+
+    if (Path(source) / "collection.json").is_file():
+        problems = [tree.problem for tree in open_collection(Path(source)).trees()]
+    else:
+        task = build_task(source)
+        if not hasattr(task, "all_problems"):
+            raise ValueError(f"{source!r} has no end; name a file, a data set or a folder of trees")
+        problems = task.all_problems()
+    return [str(problem.metadata.get("problem", problem.prompt)) for problem in problems]
 
 
 def build_proposer(

@@ -27,7 +27,7 @@ _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from arts.functions import serve; serve(sys.argv[2:])"
 )
 _START_S = 120.0  # a function's module may import a lot, on a busy machine
-_WALL_PER_CPU = 5.0  # a busy machine may give a process so much less than its share before it counts as stuck
+_WALL_S, _WALL_PER_CPU = 10.0, 5.0  # how long a busy machine may leave a process waiting before it counts as stuck
 
 
 class CallError(Exception):
@@ -58,7 +58,7 @@ class Predicate:
     Args:
         name: `package.module:function` or `FILE.py:function`; its module is imported in the child only.
         limit_s: processor seconds of one call, counted and enforced by the kernel, so that a busy machine changes no
-            answer. A call that waits instead of computing is killed after five times as many seconds.
+            answer. A call that waits instead of computing is killed after five times as long, and ten seconds.
         memory_bytes: limit of the child's address space; a call that wants more raises MemoryError there.
     """
 
@@ -81,10 +81,10 @@ class Predicate:
             child = self._started()
             try:
                 child.connection.send_bytes(json.dumps(texts).encode())
-                reply = _receive(child.connection, self.limit_s * _WALL_PER_CPU)
+                reply = _receive(child.connection, self._wall_s())
             except TimeoutError:
                 self._close()
-                raise CallError("time", f"no answer within {self.limit_s * _WALL_PER_CPU:g} s") from None
+                raise CallError("time", f"no answer within {self._wall_s():g} s") from None
             except (EOFError, OSError):
                 with suppress(subprocess.TimeoutExpired):
                     child.process.wait(1)  # an interpreter that is leaving closes its files first
@@ -99,6 +99,9 @@ class Predicate:
         if "raised" in reply:
             raise CallError("raised", reply["raised"])
         return bool(reply["answer"])
+
+    def _wall_s(self) -> float:
+        return _WALL_S + _WALL_PER_CPU * self.limit_s
 
     def start(self) -> None:
         """Start the process now. Raises ValueError where the function cannot be loaded."""

@@ -93,8 +93,9 @@ def test_it_answers_with_any_text(checks: str) -> None:
     ("leave", "died", "ended with status 4"),
 ])  # fmt: skip
 def test_a_call_that_overruns_or_dies_is_named_and_the_next_one_is_answered(
-    checks: str, function: str, kind: str, message: str
+    checks: str, function: str, kind: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("arts.functions._WALL_S", 0.0)
     predicate = Predicate(f"{checks}:{function}", limit_s=0.3)
     assert predicate("go on")
     with pytest.raises(CallError, match=message) as caught:

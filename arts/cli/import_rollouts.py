@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from arts.text_steps import LONGEST_STEP
+
 
 def import_command(
     file: Annotated[Path, typer.Argument(help="rollouts: JSON lines or JSON, gzipped or not; docs/import.md")],
@@ -19,7 +21,7 @@ def import_command(
         int | None, typer.Option(min=1, help="draws kept a problem; default: as many as most problems have")
     ] = None,
     folds: Annotated[int, typer.Option(min=1, help="deal the problems out to so many collections")] = 1,
-    max_step_chars: Annotated[int, typer.Option(min=1, help="longer steps are cut")] = 2000,
+    max_step_chars: Annotated[int, typer.Option(min=1, help="longer steps are cut")] = LONGEST_STEP,
 ) -> None:
     """Turn rollouts that somebody sampled into trees: the format is found from the content.
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from arts.rollouts.reading import Reading, read_records
 from arts.rollouts.records import UNNAMED, Record, Sample
-from arts.steps import split_steps
 from arts.store import create_collection
 from arts.tasks.answers import find_answer
 from arts.tasks.math_answer import answer_key, check_math
+from arts.text_steps import LONGEST_STEP, cut_steps
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Usage, Verdict, build_tree
 
 POOL = "pool"
@@ -43,7 +43,7 @@ class ImportSettings:
     "draws kept of each problem; default: as many as most problems have. Problems with fewer are left out"
     num_folds: int = 1
     "collections of other problems that each policy's are dealt out to, for training on some and testing on others"
-    max_step_chars: int = 2000
+    max_step_chars: int = LONGEST_STEP
     "longer steps are cut"
 
     def __post_init__(self) -> None:
@@ -255,7 +255,7 @@ def _first_draws(samples: Sequence[Sample], num_samples: int) -> tuple[Sample, .
 
 
 def tree_of(
-    record: Record, samples: Sequence[Sample], *, max_step_chars: int = 2000, judge: Judge | None = None
+    record: Record, samples: Sequence[Sample], *, max_step_chars: int = LONGEST_STEP, judge: Judge | None = None
 ) -> tuple[ReasoningTree, int]:
     """The tree of one problem, equal steps merged; its main trajectories are the draws.
 
@@ -292,10 +292,18 @@ def _metadata(record: Record) -> dict[str, Any]:
 
 
 def _steps(sample: Sample, max_step_chars: int) -> tuple[Step, ...]:
-    texts = list(sample.steps) or split_steps(sample.text, max_chars=max_step_chars) or [""]
+    texts = list(sample.steps) or _scored_steps(sample) or cut_steps(sample.text, max_chars=max_step_chars) or [""]
     last = StopReason.STOP if not sample.is_draw else StopReason.EOS if sample.is_finished else StopReason.LENGTH
     stops = [StopReason.STOP] * (len(texts) - 1) + [last]
     return tuple(Step(text, (), None, stop) for text, stop in zip(texts, stops, strict=True))
+
+
+def _scored_steps(sample: Sample) -> list[str]:
+    """The steps between blank lines, where there is a score for each of them."""
+    steps = (
+        cut_steps(sample.text, style="paragraphs", max_chars=len(sample.text)) if len(sample.step_scores) > 1 else []
+    )
+    return steps if len(steps) == len(sample.step_scores) else []
 
 
 def _log_scores(sample: Sample, num_steps: int) -> list[float]:

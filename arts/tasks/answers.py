@@ -26,16 +26,20 @@ def find_answer(solution: str) -> str | None:
     The last whole `<answer>...</answer>` comes first, then the last `\boxed{...}`, then what stands behind the last
     `####`, `answer is`, `Answer:`, or `A:` in the last line. A box inside a tag is opened.
     """
-    tagged = _TAGGED.findall(solution)
-    if tagged:
-        inside = tagged[-1]
-        boxed = _last_boxed(inside)
-        return (inside if boxed is None else boxed).strip() or None
-    boxed = _last_boxed(solution)
+    tagged = find_tagged(solution)
+    boxed = _last_boxed(solution if tagged is None else tagged)
+    if tagged is not None and boxed is None:
+        return tagged or None
     if boxed is not None:
         return boxed.strip() or None
     marks = list(_MARK.finditer(solution.rstrip()))
     return _first_statement(solution[marks[-1].end() :]) if marks else None
+
+
+def find_tagged(solution: str) -> str | None:
+    """What the last whole `<answer>...</answer>` holds; None where there is none."""
+    tagged = _TAGGED.findall(solution)
+    return tagged[-1].strip() if tagged else None
 
 
 def _last_boxed(text: str) -> str | None:

@@ -1,8 +1,8 @@
 r"""Are two mathematical answers the same? Equal texts and numbers are decided here, exactly; formulas by math-verify,
 in a process that is killed where it takes too long.
 
-No is the answer in doubt: to what is longer than 300 characters, to two answers where one was asked for, to roundings
-of an exact number, to what the library cannot read. Nothing that a model wrote is ever run.
+No is the answer in doubt: to what is longer than 300 characters, to two answers where one was asked for, to `9 - 5`
+where a number was, to roundings of an exact number, to what the library cannot read. Nothing that a model wrote is run.
 """
 
 import re
@@ -17,7 +17,7 @@ from arts.tree import Verdict
 
 LIMIT_S = 2.0  # processor seconds of one comparison; all but hostile ones take milliseconds
 MEMORY_BYTES = 2 << 30
-_DEEPEST = 30  # brackets inside brackets; the library's grammar takes time exponential in some of them
+_DEEPEST = 12  # brackets inside brackets; the library's grammar takes time exponential in some of them
 
 _SIGNS = {
     "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ", "\N{MIDDLE DOT}": r"\cdot ",
@@ -39,8 +39,21 @@ _SHORT_ROOT = re.compile(r"\\sqrt\s*([^\s{}\[\\])")
 _WORDS = re.compile(r"\\(?:text|mathrm|mbox|textbf|textit|mathbf|textrm|operatorname)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
 _BASE = re.compile(r"\d_(\d+|\{\d+\})\s*$")
-_TWO_NUMBERS = re.compile(r"\d\s+\d+(?!\s*/|\d)")  # `14 15`; the library reads 29 there, as in 3 1/2
-_MANY = re.compile(r"\.\.\.|\\dots|\\ldots|\\cdots")
+# Not worth a comparison, or read wrongly by the library, unless the gold answer has it too.
+_REFUSED = (
+    (r"[^ -~\n\t]|[\"`@#?]|__|\('|'\)", "signs that no formula has"),
+    (r"\d\s+\d+(?!\s*/|\d)", "two numbers beside each other"),  # the library reads 29 in `14 15`, as in 3 1/2
+    (r"\.\.\.|\\l?dots|\\cdots", "the answer goes on"),
+    (r"\\(?:i*int|oint|prod|sum|lim)(?![a-z])", "working where a result was asked for"),
+    (r"!\s*!|\d{4}\s*!", "factorials that nobody can work out"),
+    (r"\^\s*\{?\s*[-+]?[\d.]+\s*\^|\^\s*\{?\s*[-+]?\d{5}|(?:\^[^^]*){5}\}\}", "powers that nobody can work out"),
+    (r"(?:\\sqrt\s*\{[^{}]*){4}|(?:\\frac\s*\{[^{}]*\}\s*\{[^{}]*){4}", "fractions or roots nested too deeply"),
+    (r"(?:[+-][^+-]*){16}|(?:,[^,]*){24}", "more terms than an answer has"),
+)
+_REFUSED_PATTERNS = [(re.compile(pattern), reason) for pattern, reason in _REFUSED]
+_OPENING, _CLOSING = re.compile(r"(?<!\\)\{"), re.compile(r"(?<!\\)\}")
+_WORKING = re.compile(r"[\d)}]\s*[+-]\s*[\d(\\]")  # a sum or difference, still to be worked out
+_WORD = re.compile(r"[a-z ]*[a-z]{2}[a-z ]*", re.IGNORECASE)
 
 
 def check_math(gold: str, answer: str | None) -> Verdict:
@@ -101,7 +114,8 @@ def plain_formula(text: str) -> str:
     text = _LAYOUT.sub(lambda match: "," if match[0] == "{,}" else "" if match[0] in (r"\!", r"\,") else " ", text)
     text = _SHORT_FRACTION.sub(_braced_fraction, _FRACTION.sub(r"\\frac", text))
     text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
-    return _DEGREES.sub("", _WORDS.sub(r" \1 ", text)).strip().removesuffix(".").strip()
+    text = _DEGREES.sub("", _WORDS.sub(r" \1 ", text)).strip().removesuffix(".").strip()
+    return text[1] if re.fullmatch(r"\([A-Za-z]\)", text) else text  # a choice
 
 
 def _braced_fraction(match: re.Match[str]) -> str:
@@ -127,10 +141,15 @@ def _refusal(gold: str, answer: str) -> str:
         deepest = max(deepest, depth)
     if deepest > _DEEPEST:
         return "brackets nested too deeply"
-    if _TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold):
-        return "two numbers beside each other"
-    if _MANY.search(answer) and not _MANY.search(gold):
-        return "the answer goes on"
+    if len(_OPENING.findall(answer)) != len(_CLOSING.findall(answer)):
+        return "braces that do not match"
+    for pattern, reason in _REFUSED_PATTERNS:
+        if pattern.search(answer) and not pattern.search(gold):
+            return reason
+    if to_number(gold) is not None and _WORKING.search(answer):
+        return "working where a number was asked for"
+    if _WORD.fullmatch(gold):
+        return f"not {gold}"
     bases = _BASE.search(gold), _BASE.search(answer)
     if bases[0] and bases[1] and bases[0][1].strip("{}") != bases[1][1].strip("{}"):
         return "a number of another base"
