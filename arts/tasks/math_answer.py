@@ -17,7 +17,7 @@ from arts.tree import Verdict
 
 LIMIT_S = 2.0  # processor seconds of one comparison; all but hostile ones take milliseconds
 MEMORY_BYTES = 2 << 30
-_DEEPEST = 12  # brackets inside brackets; the library's grammar takes time exponential in some of them
+_DEEPEST = 6  # brackets inside brackets; the library's grammar takes time exponential in some of them
 
 _SIGNS = {
     "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ", "\N{MIDDLE DOT}": r"\cdot ",
