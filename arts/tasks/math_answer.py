@@ -57,24 +57,8 @@ _WORKING = re.compile(r"[\d)}]\s*[+-]\s*[\d(\\]")  # a sum or difference, still 
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
 _UNIT = re.compile(r"(?<=[\d})])\s+([a-z]{2,}(?: [a-z]+){0,2})$", re.IGNORECASE)
 _NO_UNIT = frozenset(
-    [
-        "or",
-        "and",
-        "not",
-        "to",
-        "pi",
-        "sqrt",
-        "plus",
-        "minus",
-        "times",
-        "over",
-        "half",
-        "hundred",
-        "thousand",
-        "million",
-        "billion",
-        "dozen",
-    ]
+    ("or", "and", "not", "to", "pi", "sqrt", "plus", "minus", "times", "over", "half")
+    + ("hundred", "thousand", "million", "billion", "dozen")
 )
 _WORD = re.compile(r"[a-z ]*[a-z]{2}[a-z ]*", re.IGNORECASE)
 
