@@ -1,9 +1,9 @@
 """Cut the text of a whole solution into steps: for solutions that somebody else drew, whose separator nobody told us.
 
-Writers separate steps by headings, blank lines, lines, or not at all. `step_style` finds the coarsest of them that a text
-uses at least twice; `step_ends` cuts there, never inside a formula or code, and cuts steps that are too long at the next
-finer place. Joined the steps are the text. Live drawing knows its separator and cuts tokens: `arts.proposers.steps`.
-Knows no tokenizer, but `token_counts` carries the ends over to tokens.
+Writers separate steps by headings, blank lines, lines, or not at all. `step_style` finds the coarsest that makes three
+steps of a text; `step_ends` cuts there, never inside a formula or code, and cuts a step that is too long at the
+next finer place. Joined the steps are the text. Live drawing knows its separator and cuts tokens:
+`arts.proposers.steps`. Knows no tokenizer, but `token_counts` carries the ends over to tokens.
 """
 
 import re
@@ -27,8 +27,9 @@ _BOUNDARIES: dict[str, re.Pattern[str]] = {
     "paragraphs": re.compile(r"\n(?:[ \t]*\n)+"),
     "lines": re.compile(r"\n+"),
     "sentences": re.compile(
-        rf"(?<!\d)(?<!\n)[.!?]{_ABBREVIATION}[\"')\]*]*\s+(?=[A-Z\"'(\[$\\*\d]|<\w)"  # the usual sentence
-        r"|(?<=[^\n]\d)\.[\"')\]*]*\s+(?=[A-Z\"'(\[$\\*]|<\w)"  # behind a number, but not behind that of a list: `2. Then`
+        rf"(?<!\d)(?<!\n){_ABBREVIATION}[.!?][\"')\]*]*\s+(?=[A-Z\"'(\[$\\*\d]|<\w)"  # the usual sentence
+        # Behind a number, but not behind that of a list: `2. Then`
+        r"|(?<=[^\n]\d)(?<!\n\d\d)\.[\"')\]*]*\s+(?=[A-Z\"'(\[$\\*]|<\w)"
         r"|</think>\s*"
     ),
 }
@@ -111,7 +112,7 @@ def _forced_ends(start: int, end: int, places: "_Places", max_chars: int) -> Ite
 
 
 class _Places:
-    """Where a text may be cut, by kind of separator: nowhere inside a formula or code of at most `longest` characters."""
+    """Where a text may be cut, by kind of separator: not inside a formula or code of at most `longest` characters."""
 
     def __init__(self, text: str, longest: int) -> None:
         spans = list(protected_spans(text, longest))
@@ -127,7 +128,7 @@ class _Places:
     def of(self, kind: str) -> list[int]:
         """Places behind separators of the kind and of all coarser ones, inside the text."""
         if kind not in self._of:
-            kinds = STYLES[: STYLES.index(kind) + 1] if kind in STYLES else ()  # type: ignore[arg-type]
+            kinds = STYLES[: STYLES.index(kind) + 1] if kind in STYLES else ()
             patterns = [_BOUNDARIES[name] for name in kinds] or [_BLANKS]
             found = {match.end() for pattern in patterns for match in pattern.finditer(self._text)}
             self._of[kind] = sorted(

@@ -18,7 +18,12 @@ SCORERS = (
     "http://HOST:PORT/v1#MODEL?folder=FOLDER (served, see `arts export-verifier`), python:MODULE:FUNCTION"
 )
 TASK = Annotated[
-    str, typer.Option("--task", help="countdown, countdown:N (N numbers, 3 to 6), toy, or FILE.jsonl?OPTION=VALUE&...")
+    str,
+    typer.Option(
+        "--task",
+        help="countdown, countdown:N (N numbers, 3 to 6), toy, FILE.jsonl?OPTION=VALUE&... (.gz too), hub:OWNER/NAME, "
+        "math, math500, gsm8k, aime24, amc23, or gym:NAME,NAME (docs/tasks.md)",
+    ),
 ]
 PROPOSER = Annotated[
     str,

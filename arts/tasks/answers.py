@@ -94,7 +94,7 @@ def to_number(text: str) -> Fraction | None:
     """`1,234.5`, `3/4`, `-7`, `$12`, `40%`, `1.5e3`: the number itself; None for what is none."""
     if len(text) > LONGEST_ANSWER:
         return None
-    plain = _plain_math(text).strip().strip("$%.\\ ")
+    plain = _plain_math(text).strip("$%\\ \t\n").removesuffix(".").rstrip("$%\\ ")
     plain = _GROUPED.sub(lambda match: re.sub("[, ]", "", match[0]), plain)
     plain = re.sub(r"(?<=^[-+]) +| *(/) *", r"\1", plain)
     mixed = _MIXED.fullmatch(plain)

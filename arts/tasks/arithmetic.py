@@ -1,4 +1,4 @@
-"""Expressions as Python writes them, `3*(x + 1)**2/4`, read by a parser of our own: nothing is handed to an interpreter.
+"""Expressions as Python writes them, `3*(x + 1)**2/4`, read by a parser of our own: nothing is given to an interpreter.
 
 Arithmetic is exact, over fractions. Expressions with a variable are compared at points of the complex plane, with their
 derivatives. Knows no task.

@@ -28,8 +28,8 @@ class GymSettings:
     """Options of reasoning-gym tasks, as in `gym:gcd,lcm?max_new_tokens=512`."""
 
     config: str = "{}"
-    """JSON object of the package's options for the task, which say how hard it is: `{"max_value": 50}`; of one task only,
-    where several are named"""
+    """JSON object of the package's options for the task, which say how hard it is, like `{"max_value": 50}`; where
+    several tasks are named, all of them must take it"""
     prompt: str = INSTRUCTION
     "what the model is asked, with {problem} in it"
     separator: str = "\n\n"

@@ -39,8 +39,8 @@ class JsonlSettings:
     max_new_tokens: int = 1024
     "limit of one solution"
     split: Literal["text", "train", "validation", "test", "train+validation"] = "text"
-    """where problems belong whose rows do not say it: by their text, all to one split, or nine tenths to train and one to
-    validation"""
+    """where problems belong whose rows do not say it: by their text, all to one split, or nine tenths to train and one
+    to validation"""
 
     def __post_init__(self) -> None:
         if "{problem}" not in self.prompt:
@@ -140,8 +140,8 @@ class JsonlTask:
         except CallError as error:
             if error.kind == "raised":
                 raise ValueError(
-                    f"problem {problem.id!r}: the check {self.settings.check!r} failed on {solution[:80]!r} with {error}; "
-                    "it must return True or False for every text"
+                    f"problem {problem.id!r}: the check {self.settings.check!r} failed on {solution[:80]!r} with "
+                    f"{error}; it must return True or False for every text"
                 ) from error
             return Verdict(False, key, f"the check gave no answer: {error}")
         return Verdict(right, key, "" if right else "the check says so")

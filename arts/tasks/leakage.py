@@ -1,7 +1,7 @@
 """Problems of a test set that are in a training set too, by their normalised text. Knows no file and no task.
 
-MATH-500 is part of MATH's test set, data sets are built from one another, and what a verifier was trained on it cannot be
-measured on.
+MATH-500 is part of MATH's test set, data sets are built from one another, and a verifier cannot be measured on what it
+was trained on.
 """
 
 import re

@@ -10,6 +10,7 @@ import threading
 from fractions import Fraction
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import NamedTuple
 
 from arts.functions import CallError, Predicate
 from arts.tasks.answers import LONGEST_ANSWER, find_answer, to_number
@@ -17,7 +18,7 @@ from arts.tree import Verdict
 
 LIMIT_S = 2.0  # processor seconds of one comparison; all but hostile ones take milliseconds
 MEMORY_BYTES = 2 << 30
-_DEEPEST = 12  # brackets inside brackets; the library's grammar takes time exponential in some of them
+_DEEPEST, _DEEPEST_ROUND = 6, 3  # brackets inside brackets; the library takes time exponential in round ones
 
 _SIGNS = {
     "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ", "\N{MIDDLE DOT}": r"\cdot ",
@@ -31,7 +32,7 @@ _SIGNS = {
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 _ROOT = re.compile(r"\N{SQUARE ROOT}\s*(?:\(([^()]*)\)|(\w+))")
 _LAYOUT = re.compile(
-    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|q?quad)(?![a-zA-Z])|\\[!,;: ]|~|\{,\}"
+    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|q?quad)(?![a-zA-Z])|(?<!\\)\\[!,;: ]|~|\{,\}"
 )
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]+)\}|([^\s{}\\]))\s*(?:\{([^{}]+)\}|([^\s{}\\]))")
@@ -53,6 +54,12 @@ _REFUSED = (
 _REFUSED_PATTERNS = [(re.compile(pattern), reason) for pattern, reason in _REFUSED]
 _OPENING, _CLOSING = re.compile(r"(?<!\\)\{"), re.compile(r"(?<!\\)\}")
 _WORKING = re.compile(r"[\d)}]\s*[+-]\s*[\d(\\]")  # a sum or difference, still to be worked out
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
+_UNIT = re.compile(r"(?<=[\d})])\s+([a-z]{2,}(?: [a-z]+){0,2})$", re.IGNORECASE)
+_NO_UNIT = frozenset(
+    ("or", "and", "not", "to", "pi", "sqrt", "plus", "minus", "times", "over", "half")
+    + ("hundred", "thousand", "million", "billion", "dozen")
+)
 _WORD = re.compile(r"[a-z ]*[a-z]{2}[a-z ]*", re.IGNORECASE)
 
 
@@ -77,8 +84,9 @@ def judge_math(gold: str, solution: str) -> Verdict:
 
 def answer_key(answer: str) -> str | None:
     """What votes are counted by: the number where it is one, so that 0.50 and 1/2 are one, else the plain text."""
-    number = to_number(plain_formula(answer))
-    return str(number) if number is not None else _solid(plain_formula(answer)) or None
+    plain = plain_formula(answer)
+    quantity = _quantity(plain)
+    return str(quantity.number) if quantity else _solid(plain) or None
 
 
 @lru_cache(maxsize=1 << 17)
@@ -89,10 +97,9 @@ def _compare(gold: str, answer: str) -> tuple[bool, str]:
         return False, "the answer is empty"
     if _solid(expected) == _solid(found):
         return True, ""
-    numbers = to_number(expected), to_number(found)
-    if numbers[0] is not None and numbers[1] is not None:
-        same = _same_number(numbers[0], numbers[1], "%" in expected, "%" in found)
-        return same, f"not {gold}"
+    quantities = _quantity(expected), _quantity(found)
+    if quantities[0] and quantities[1]:
+        return _same_quantity(quantities[0], quantities[1]), f"not {gold}"
     refused = _refusal(expected, found)
     if refused:
         return False, refused
@@ -106,7 +113,7 @@ def plain_formula(text: str) -> str:
     """LaTeX without what only dresses it: dollars, spacing, `left` and `right`, degrees, `text`, kinds of fractions."""
     text = _SIGN.sub(lambda match: _SIGNS[match[0]], text.strip())
     text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
-    text = text.strip("*").strip().removesuffix(".")
+    text = _full_stop(text.strip("*").strip())
     for start, end in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if len(text) > len(start + end) and text.startswith(start) and text.endswith(end):
             text = text[len(start) : -len(end)]
@@ -114,8 +121,13 @@ def plain_formula(text: str) -> str:
     text = _LAYOUT.sub(lambda match: "," if match[0] == "{,}" else "" if match[0] in (r"\!", r"\,") else " ", text)
     text = _SHORT_FRACTION.sub(_braced_fraction, _FRACTION.sub(r"\\frac", text))
     text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
-    text = _DEGREES.sub("", _WORDS.sub(r" \1 ", text)).strip().removesuffix(".").strip()
+    text = _full_stop(_DEGREES.sub("", _WORDS.sub(r" \1 ", text)).strip())
     return text[1] if re.fullmatch(r"\([A-Za-z]\)", text) else text  # a choice
+
+
+def _full_stop(text: str) -> str:
+    """Without the full stop of a sentence; three of them say something else."""
+    return text if text.endswith("..") else text.removesuffix(".").rstrip()
 
 
 def _braced_fraction(match: re.Match[str]) -> str:
@@ -123,30 +135,53 @@ def _braced_fraction(match: re.Match[str]) -> str:
 
 
 def _solid(text: str) -> str:
-    return "".join(text.casefold().split())
+    """Without capitals and blanks; but 14 15 is not 1415."""
+    return "".join(_BETWEEN_DIGITS.sub("_", text.casefold()).split())
 
 
-def _same_number(gold: Fraction, answer: Fraction, gold_is_percent: bool, answer_is_percent: bool) -> bool:
-    """`50\\%` answers 50, as in "what percent", and 1/2."""
-    if gold == answer or gold_is_percent == answer_is_percent:
-        return gold == answer
-    return gold == answer / 100 if answer_is_percent else gold / 100 == answer
+class _Quantity(NamedTuple):
+    number: Fraction
+    unit: str
+    "a word or two, `%`, or nothing"
+
+
+def _quantity(text: str) -> _Quantity | None:
+    """`12`, `50%`, `3 1/2 cups`; None for what is no number with at most a unit."""
+    words = _UNIT.search(text)
+    if words and not _NO_UNIT & set(words[1].lower().split()):
+        text, unit = text[: words.start()], words[1].lower()
+    else:
+        unit = "%" if text.endswith("%") else ""
+    number = to_number(text)
+    return None if number is None else _Quantity(number, unit)
+
+
+def _same_quantity(gold: _Quantity, answer: _Quantity) -> bool:
+    """A unit may be left out. `50%` answers 50, as in "what percent", and 1/2."""
+    if gold.unit == answer.unit or "%" not in (gold.unit, answer.unit):
+        return gold.number == answer.number and (gold.unit == answer.unit or not (gold.unit and answer.unit))
+    percent, other = (gold, answer) if gold.unit == "%" else (answer, gold)
+    return other.number in (percent.number, percent.number / 100)
+
+
+def _depth(text: str, opening: str, closing: str) -> int:
+    depth = deepest = 0
+    for sign in text:
+        depth += (sign in opening) - (sign in closing)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _refusal(gold: str, answer: str) -> str:
     """Why an answer is not worth a comparison, or where the library is known to say yes to what is wrong."""
-    depth = deepest = 0
-    for sign in answer:
-        depth += (sign in "([{") - (sign in ")]}")
-        deepest = max(deepest, depth)
-    if deepest > _DEEPEST:
+    if _depth(answer, "([{", ")]}") > _DEEPEST or _depth(answer, "(", ")") > _DEEPEST_ROUND:
         return "brackets nested too deeply"
     if len(_OPENING.findall(answer)) != len(_CLOSING.findall(answer)):
         return "braces that do not match"
     for pattern, reason in _REFUSED_PATTERNS:
         if pattern.search(answer) and not pattern.search(gold):
             return reason
-    if to_number(gold) is not None and _WORKING.search(answer):
+    if _quantity(gold) and _WORKING.search(answer):
         return "working where a number was asked for"
     if _WORD.fullmatch(gold):
         return f"not {gold}"
