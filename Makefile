@@ -5,11 +5,13 @@
 #   PIP_TORCH_OPTIONS="..."        options for installing torch only, e.g. for the build without CUDA:
 #                                  --index-url https://download.pytorch.org/whl/cpu
 #   PYTEST_OPTIONS="..."           options for `make test`, e.g. "-k store -x"
+#   WORKERS=8                      processes that `make test` runs its files in; each uses one core
 
 PYTHON ?= python3
 PIP_OPTIONS ?=
 PIP_TORCH_OPTIONS ?=
 PYTEST_OPTIONS ?=
+WORKERS ?= 2
 
 BIN := .venv/bin
 SERVERS := .venv-servers
@@ -31,7 +33,7 @@ demo: .venv/.demo-installed  ## collect, train, evaluate with the shipped model:
 	@$(BIN)/arts demo
 
 test: .venv/.dev-installed  ## the tests: CPU, no network, minutes
-	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_OPTIONS)
 
 test-servers: .venv/.dev-installed $(SERVERS)/.installed  ## the HTTP proposer against vLLM and transformers serve, on CPU
 	@ARTS_SERVERS_PYTHON=$(SERVERS)/bin/python $(BIN)/python -m pytest -m "servers and not slow" tests/test_real_servers.py \
