@@ -65,13 +65,15 @@ class TokenizerFolder:
     def node_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:
         """Ids of every node; the root's are the prompt.
 
-        With the proposer's own tokenizer its ids are used. Otherwise each step's text is tokenised alone, so that a
-        node's ids never depend on what follows, and a finished step gets the end-of-sequence token.
+        With the proposer's own tokenizer its ids are used, where a step has some. Otherwise each step's text is
+        tokenised alone, so that a node's ids never depend on what follows, and a finished step gets the end-of-sequence
+        token.
         """
         ids: list[Sequence[int]] = [self.prompt_ids(tree.problem.messages)]
-        if tree.tokenizer == self.fingerprint:
-            return [*ids, *(node.token_ids for node in tree.nodes[1:])]
         for node in tree.nodes[1:]:
+            if tree.tokenizer == self.fingerprint and (node.token_ids or not node.text):
+                ids.append(node.token_ids)
+                continue
             own = list(self.tokenizer(node.text, add_special_tokens=False)["input_ids"])
             if node.stop is StopReason.EOS and self.tokenizer.eos_token_id is not None:
                 own.append(self.tokenizer.eos_token_id)
