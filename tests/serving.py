@@ -2,11 +2,14 @@
 
 import asyncio
 import math
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
+import httpx
 import openai
 import uvicorn
 from fake_server import Settings
@@ -26,6 +29,7 @@ from arts.tasks.toy import ToyTask, toy_tree
 from arts.tree import Problem
 
 TASK = ToyTask(3, 3)
+HTTP = httpx.Client(timeout=30, verify=False)  # one for all: each reads the certificates of all the world
 
 
 @contextmanager
@@ -55,6 +59,17 @@ def exact_scorer() -> StepScorer:
     return WholePathScorer(FunctionScorer(chance, scale=ScoreScale(kind="log_value", inner_is_value=True)))
 
 
+def sums_scorer() -> StepScorer:
+    """Half the chance for every line of a sum that is wrong."""
+
+    def chance(problem: Problem, steps: Sequence[str]) -> float:
+        lines = re.findall(r"(-?\d+) ([-+]) (\d+) = (-?\d+)", "".join(steps))
+        wrong = sum(int(a) + (int(b) if sign == "+" else -int(b)) != int(c) for a, sign, b, c in lines)
+        return float(0.5**wrong)
+
+    return WholePathScorer(FunctionScorer(chance, scale=ScoreScale(kind="log_value", inner_is_value=True)))
+
+
 def upstream_service(
     upstream: Running, task: Task = TASK, scorer: StepScorer | None = None, options: str = "", **limits: Any
 ) -> Service:
@@ -75,18 +90,31 @@ def upstream_service(
 
 @contextmanager
 def served(
-    settings: Settings | None = None, *, app: dict[str, Any] | None = None, **parts: Any
+    settings: Settings | None = None,
+    *,
+    then: dict[str, Any] | None = None,
+    app: dict[str, Any] | None = None,
+    **parts: Any,
 ) -> Iterator[tuple[Running, Service, str]]:
-    """The fake server, the service before it, and its address."""
+    """The fake server, the service before it, and its address.
+
+    Args:
+        then: how the fake server behaves once it was asked what it can do.
+        app: options of `build_app`.
+        parts: of `upstream_service`.
+    """
     with fake_server(settings) as upstream:
         parts = {"scorer": exact_scorer()} | parts
         service = upstream_service(upstream, **parts)
+        for name, value in (then or {}).items():
+            setattr(upstream.app.settings, name, value)
         with running(build_app(service, **(app or {}))) as url:
             yield upstream, service, url
 
 
-def client(url: str, key: str = "any", **options: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=30, **options)
+@cache
+def client(url: str, key: str = "any") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=30)
 
 
 def toy_message(seed: int = 1) -> list[dict[str, str]]:

@@ -83,10 +83,8 @@ class Client:
         self._rng = random.Random()  # jitter must differ between processes, so it has no fixed seed
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._pause_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._refused: set[str] = set()
-        self._gap_s = 0.0
         self.in_a_hurry = False
         "failures use up attempts whatever they are: for questions that somebody waits for"
         self._unavailable: ServerUnavailable | None = None
@@ -102,6 +100,7 @@ class Client:
         """Begin anew with another patience; failures so far are forgotten."""
         self.patience, self.breaker = patience, Breaker(patience, self._clock())
         self._budget = RetryBudget(patience)
+        self._pause_until = self._gap_s = 0.0
 
     # --- from any thread ----------------------------------------------------------------------------------------------
 

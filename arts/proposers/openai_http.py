@@ -284,7 +284,7 @@ class OpenAIProposer:
             self._prompt_ids[problem.id] = asyncio.ensure_future(self._ask_ids(messages))
         try:
             return await asyncio.shield(self._prompt_ids[problem.id])
-        except RequestFailed:
+        except (RequestFailed, ServerUnavailable):
             self._prompt_ids.pop(problem.id, None)
             raise
 

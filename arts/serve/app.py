@@ -60,6 +60,7 @@ def build_app(
     app.add_exception_handler(RequestValidationError, _not_understood)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(Exception, _failed)
     _add_generation(app, service)
     _add_others(app, service)
     if origins:
@@ -146,6 +147,11 @@ async def _not_understood(request: Request, error: Exception) -> Response:
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse(ApiError(error.status_code, str(error.detail)).body, error.status_code, error.headers)
+
+
+async def _failed(request: Request, _: Exception) -> Response:
+    """Of an error of our own; the guard logs where it was."""
+    return await _refused(request, ApiError(500, "the server failed", code="internal_error"))
 
 
 async def _gone(_: Request, error: Exception) -> Response:

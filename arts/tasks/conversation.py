@@ -14,7 +14,7 @@ from arts.protocols import Split
 from arts.tasks.answers import find_answer, plain_text
 from arts.tree import Problem, Verdict, text_of
 
-_EXAMPLE = "Add 17, 25 and 8 step by step, and end with the sum."
+_EXAMPLE = "What is 17 + 25 - 8?\n\nReason step by step, and put your final answer within \\boxed{}."
 
 
 class ConversationTask:
