@@ -78,7 +78,7 @@ def serve_command(
         if error.name not in ("fastapi", "uvicorn", "starlette", "prometheus_client", "pydantic", "anyio"):
             raise
         raise ValueError('`arts serve` needs more libraries: pip install "arts-llm[serve]"') from error
-    from arts.build import build_task
+    from arts.build import build_task, needs_torch
     from arts.proposers.sampling import Sampling
     from arts.tasks.conversation import ConversationTask
 
@@ -97,7 +97,7 @@ def serve_command(
     chosen = build_task(task_name) if task_name else ConversationTask(step_separator=cut, max_new_tokens=max_new_tokens)
     scorer = verifier or (proposer if shipped and proposer in SHIPPED_VERIFIERS else None)
     sampling = Sampling(temperature=temperature, top_p=top_p)
-    use_torch_threads(threads, needed=needs_torch_to_draw(proposer) or scorer is not None)
+    use_torch_threads(threads, needed=needs_torch_to_draw(proposer) or (scorer is not None and needs_torch(scorer)))
     service = build_service(
         proposer, scorer, chosen, sampling=sampling, limits=limits, backbone=backbone, device=device
     )

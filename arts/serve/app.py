@@ -137,11 +137,11 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 async def _not_understood(request: Request, error: Exception) -> Response:
-    """The first of the complaints, with the field it is about."""
+    """The last of the complaints, with the field it is about: where a field may have several forms, the richest."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:])
-    return await _refused(request, invalid(f"{where or 'body'}: {first['msg']}", where or None, "invalid_field"))
+    last = error.errors()[-1]
+    where = ".".join(str(part) for part in last["loc"][1:])
+    return await _refused(request, invalid(f"{where or 'body'}: {last['msg']}", where or None, "invalid_field"))
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

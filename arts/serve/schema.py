@@ -58,6 +58,8 @@ class _Generation(BaseModel):
     stream_options: StreamOptions | None = None
     max_tokens: Positive | None = None
     n: Positive | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     arts: ArtsOptions | None = None
 
