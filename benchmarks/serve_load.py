@@ -69,7 +69,7 @@ class Load:
 def exact_chance(problem: Problem, steps: Sequence[str]) -> float:
     """The verifier of the server under load: `python:benchmarks/serve_load.py:exact_chance`."""
     tree = toy_tree(problem)
-    return float(tree.success_probabilities[tree.find("".join(steps)) or 0])
+    return min(1.0, float(tree.success_probabilities[tree.find("".join(steps)) or 0]))  # rounded sums exceed 1
 
 
 def free_port() -> int:

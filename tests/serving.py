@@ -54,7 +54,7 @@ def exact_scorer() -> StepScorer:
 
     def chance(problem: Problem, steps: Sequence[str]) -> float:
         tree = toy_tree(problem)
-        return float(tree.success_probabilities[tree.find("".join(steps)) or 0])
+        return min(1.0, float(tree.success_probabilities[tree.find("".join(steps)) or 0]))  # rounded sums exceed 1
 
     return WholePathScorer(FunctionScorer(chance, scale=ScoreScale(kind="log_value", inner_is_value=True)))
 
