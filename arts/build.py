@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, get_args
 from urllib.parse import unquote
 
 import arts
@@ -28,13 +28,22 @@ LOCAL_HINT = 'local models need torch: pip install "arts-llm[local]"'
 
 
 def build_task(name: str) -> Task:
-    """`countdown` (4 numbers), `countdown:5`, `toy`, or a file of problems: `FILE.jsonl?OPTION=VALUE&...`.
+    """The task that a user names.
 
-    Options of a file are fields of `arts.tasks.jsonl.JsonlSettings`, percent-encoded.
+    `countdown`, `countdown:5`              numbers to combine; 4 of them, or 3 to 6
+    `toy`, `toy:3x3:rare`                   the enumerable task
+    `FILE.jsonl`, `FILE.jsonl.gz`           problems with answers; options are fields of `JsonlSettings`
+    `hub:OWNER/NAME`, `hub:FOLDER`          the same from the `datasets` library; fields of `HubSettings`
+    `math`, `math500`, `gsm8k`, `aime24`, `amc23`   short for `hub:...` (`KNOWN_SETS` in `arts.tasks.rows`)
+    `gym:NAME,NAME,...`                     tasks of reasoning-gym; fields of `GymSettings`
+
+    Options follow a `?`, percent-encoded: `problems.jsonl?check=math&split=test`.
     """
     from arts.tasks.countdown import CountdownTask
+    from arts.tasks.rows import KNOWN_SETS
     from arts.tasks.toy import ToyTask
 
+    place, _, options = name.partition("?")
     kind, *arguments = name.split(":")
     if kind == "countdown" and (not arguments or (len(arguments) == 1 and arguments[0].isdecimal())):
         return CountdownTask(*map(int, arguments))
@@ -42,23 +51,59 @@ def build_task(name: str) -> Task:
         shape = re.fullmatch(r"(\d)x(\d)(:rare)?", ":".join(arguments) or "3x3")
         if shape:
             return ToyTask(int(shape[1]), int(shape[2]), rare=bool(shape[3]))
-    if name.partition("?")[0].endswith(".jsonl"):
-        return _jsonl_task(name)
+    if name == "rollouts":
+        from arts.tasks.rollouts import RolloutsTask
+
+        return RolloutsTask()
+    if place.endswith((".jsonl", ".jsonl.gz")) or kind == "hub":
+        return _rows_task(name, place, options)
+    if place in KNOWN_SETS:
+        known, _, defaults = KNOWN_SETS[place].partition("?")
+        return _rows_task(name, f"hub:{known}", f"{defaults}&{options}")
+    if kind == "gym":
+        from arts.tasks.gym import GymSettings, GymTask
+
+        settings = GymSettings(**url_options(GymSettings, options, of=f"task {place}"))
+        return GymTask(tuple(place.partition(":")[2].split(",")), settings, name=name)
     raise ValueError(
         f"unknown task {name!r}; tasks are 'countdown', 'countdown:N' with N from 3 to 6, "
-        "'toy' or 'toy:ARITYxDEPTH[:rare]', and a file of problems, 'FILE.jsonl'"
+        "'toy' or 'toy:ARITYxDEPTH[:rare]', a file of problems, 'FILE.jsonl' or 'FILE.jsonl.gz', "
+        f"'hub:OWNER/NAME', {', '.join(map(repr, KNOWN_SETS))} and 'gym:NAME'"
     )
 
 
-def _jsonl_task(name: str) -> Task:
-    from arts.score_function import load_function
-    from arts.tasks.jsonl import JsonlSettings, JsonlTask
+def _rows_task(name: str, place: str, options: str) -> Task:
+    from arts.functions import Predicate
+    from arts.tasks.jsonl import HubSettings, JsonlSettings, JsonlTask
+    from arts.tasks.rows import file_rows, hub_rows
 
-    path, _, options = name.partition("?")
-    settings = JsonlSettings(**url_options(JsonlSettings, options, of=f"task {path}"))
-    kind, _, place = settings.check.partition(":")
-    check = load_function(place) if kind == "python" else None
-    return JsonlTask(Path(path), settings, name=name, check=check)
+    if place.startswith("hub:"):
+        settings = HubSettings(**url_options(HubSettings, options, of=f"task {place}"))
+        rows = hub_rows(place.removeprefix("hub:"), config=settings.config, rows=settings.rows)
+        check_of: JsonlSettings = settings
+    else:
+        check_of = JsonlSettings(**url_options(JsonlSettings, options, of=f"task {place}"))
+        rows = file_rows(Path(place))
+    kind, _, function = check_of.check.partition(":")
+    check = None
+    if kind == "python":
+        check = Predicate(function, limit_s=check_of.check_seconds)
+        check.start()
+    return JsonlTask(rows, check_of, name=name, check=check)
+
+
+def problem_texts(source: str) -> list[str]:
+    """Texts of all problems of a task, or of a folder of trees. Raises ValueError for a task without an end."""
+    from arts.store import open_collection
+
+    if (Path(source) / "collection.json").is_file():
+        problems = [tree.problem for tree in open_collection(Path(source)).trees()]
+    else:
+        task = build_task(source)
+        if not hasattr(task, "all_problems"):
+            raise ValueError(f"{source!r} has no end; name a file, a data set or a folder of trees")
+        problems = task.all_problems()
+    return [str(problem.metadata.get("problem", problem.prompt)) for problem in problems]
 
 
 def build_proposer(
@@ -95,6 +140,17 @@ def is_server(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
+class _HasKey(Protocol):
+    @property
+    def key_env(self) -> str | None: ...
+
+    @property
+    def key_file(self) -> str | None: ...
+
+
+S = TypeVar("S", bound=_HasKey)
+
+
 class Server(NamedTuple):
     """A server as a user names it: where it is, which model, and how it is to be used."""
 
@@ -110,15 +166,10 @@ def open_server(name: str) -> Server:
     Raises:
         ValueError: the address or an option makes no sense, or there is no such key or tokenizer.
     """
-    from arts.net.address import read_key
     from arts.net.client import Client
     from arts.proposers.openai_http import ServerSettings
 
-    address, _, rest = name.partition("#")
-    model, _, options = rest.partition("?")
-    parsed = url_options(ServerSettings, options, of=f"server {address.rpartition('@')[2]}")
-    settings = ServerSettings(**parsed)
-    key = read_key(key_env=settings.key_env, key_file=settings.key_file, address=address)
+    address, model, settings, key = _read_server(name, ServerSettings)
     client = Client(
         address, key=key, timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight, patience=settings.patience
     )
@@ -127,7 +178,18 @@ def open_server(name: str) -> Server:
         from arts.lm.load import load_tokenizer
 
         tokenizer = load_tokenizer(settings.tokenizer)
-    return Server(client, unquote(model) or None, settings, tokenizer)
+    return Server(client, model or None, settings, tokenizer)
+
+
+def _read_server(name: str, settings_class: type[S]) -> tuple[str, str, S, str | None]:
+    """Address, model, options and key of `http://HOST:PORT/v1#MODEL?OPTION=VALUE&...`."""
+    from arts.net.address import read_key
+
+    address, _, rest = name.partition("#")
+    model, _, options = rest.partition("?")
+    settings = settings_class(**url_options(settings_class, options, of=f"server {address.rpartition('@')[2]}"))
+    key = read_key(key_env=settings.key_env, key_file=settings.key_file, address=address)
+    return address, unquote(model), settings, key
 
 
 def any_problem(task: Task) -> Problem:
@@ -196,7 +258,8 @@ def build_scorer(name: str, *, base: str | None = None, device: str = "cpu") -> 
     kind, _, rest = name.partition(":")
     place, _, options = rest.partition("?")
     if kind == "python":
-        from arts.score_function import FunctionScorer, load_function
+        from arts.functions import load_function
+        from arts.score_function import FunctionScorer
 
         scale = {"kind": "log_value"} | url_options(ScoreScale, options, of=f"python:{place}")
         return FunctionScorer(load_function(place), scale=ScoreScale(**scale))
@@ -212,16 +275,12 @@ def build_scorer(name: str, *, base: str | None = None, device: str = "cpu") -> 
 
 
 def _remote_scorer(name: str) -> "Scorer":
-    from arts.net.address import read_key
     from arts.net.client import Client
     from arts.verifier.remote import RemoteFlowScorer, RemoteSettings
 
-    address, _, rest = name.partition("#")
-    model, _, options = rest.partition("?")
-    settings = RemoteSettings(**url_options(RemoteSettings, options, of="verifier server"))
-    key = read_key(key_env=settings.key_env, key_file=settings.key_file, address=address)
+    address, model, settings, key = _read_server(name, RemoteSettings)
     client = Client(address, key=key, timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight)
-    return RemoteFlowScorer(client, unquote(model), Path(settings.folder))
+    return RemoteFlowScorer(client, model, Path(settings.folder))
 
 
 def build_step_scorer(name: str, proposer: "Proposer", *, base: str | None = None, device: str = "cpu") -> "StepScorer":

@@ -5,14 +5,9 @@ said by the scale: chances from 0 to 1 (`log_value`), Bradley-Terry strengths (`
 (`log_flow`). Only paths go in: a function sees no verdict and no other path. Needs no torch.
 """
 
-import importlib
-import importlib.util
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from arts.protocols import ScoredTrees, ScoreScale
 from arts.tree import Problem, ReasoningTree, StopReason
@@ -122,34 +117,3 @@ def _shown(steps: list[str]) -> str:
     """`step 2, '3+5=8;'`: where on a path it was."""
     text = steps[-1] if len(steps[-1]) <= 60 else steps[-1][:60] + "…"
     return f"step {len(steps)}, {text!r}"
-
-
-def load_function(name: str) -> Callable[..., Any]:
-    """The function that `package.module:function` or `FILE.py:function` names. Its module is run, as by `import`."""
-    module_name, colon, function_name = name.rpartition(":")
-    if not colon or not module_name or not function_name:
-        raise ValueError(f"{name!r} names no function; write 'package.module:function' or 'FILE.py:function'")
-    try:
-        module = _load_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-    except Exception as error:
-        hint = "" if module_name.endswith(".py") else "; a module that is not installed is named as FILE.py:function"
-        raise ValueError(f"{module_name!r} could not be imported ({type(error).__name__}: {error}){hint}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        own = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-        what = "has no function" if function is None else f"has {function!r} for"
-        raise ValueError(f"{module_name!r} {what} {function_name!r}; it has {', '.join(own[:8]) or 'none at all'}")
-    return function  # type: ignore[no-any-return]
-
-
-def _load_file(path: Path) -> ModuleType:
-    """Import a file under a name of its own; modules beside it are not found, as for any import by path."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
-    name = f"_arts_score_function_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # a file that ends in .py always has them
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and annotations look there
-    spec.loader.exec_module(module)
-    return module

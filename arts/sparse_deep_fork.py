@@ -211,6 +211,8 @@ class ForkCost(NamedTuple):
 
     trunk_tokens: int
     fork_tokens: int
+    is_counted: bool
+    "False where the server tells no token ids, so that tokens are estimated from texts"
 
     @property
     def ratio(self) -> float:
@@ -220,10 +222,12 @@ class ForkCost(NamedTuple):
 def fork_cost(trees: Iterable[ReasoningTree]) -> ForkCost:
     """What forking cost on top of the main trajectories."""
     trunk = total = 0
+    counted = True
     for tree in trees:
         depth_tokens = [0]
         for node in tree.nodes[1:]:
             depth_tokens.append(depth_tokens[node.parent] + node.num_tokens)
             total += node.num_tokens * node.num_draws
+            counted = counted and bool(node.token_ids or not node.text)
         trunk += sum(depth_tokens[leaf] for leaf in tree.trunks)
-    return ForkCost(trunk, total - trunk)
+    return ForkCost(trunk, total - trunk, counted)

@@ -34,6 +34,16 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put names of new files on disk too: a file's own sync does not (fsync(2))."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -209,6 +219,8 @@ class Collection:
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
+                if size == 0:
+                    _sync_folder(self.folder)
             except OSError:
                 with suppress(OSError):
                     os.ftruncate(file.fileno(), size)
@@ -310,6 +322,20 @@ def open_collection(folder: Path) -> Collection:
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} has format version {header.get('format')!r}; this version of arts reads {FORMAT}")
     return Collection(folder, header)
+
+
+def collections_in(folder: Path) -> list[Path]:
+    """The folder itself where it is a collection, else the collections in it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (folder / "collection.json").is_file():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob("*/collection.json"))
+    if not found:
+        open_collection(folder)  # says what is missing
+    return found
 
 
 def load_trees(folder: Path) -> list[ReasoningTree]:

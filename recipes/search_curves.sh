@@ -28,13 +28,13 @@ val=(search validation-4 countdown validation 500)
     beam:width=6,expand=4 rebase:n=32 rebase:n=32,temperature=0.1 particle-filter:n=32)
 
 # 2. Test problems that nothing else used, once. Six strategies, three seeds, three budgets.
-test4=(search test-4 countdown test 1000)
+test4=(search test-4 countdown test 1500)
 seeds=(--seed 0 --seed 1 --seed 2)
 always=(best-of-n arts dts-star)
 "${test4[@]}" "${seeds[@]}" --budget-tokens 300 \
-    $(each "${always[@]}" beam:width=2,expand=2 rebase:n=8 particle-filter:n=8)
+    $(each "${always[@]}" beam:width=2,expand=2 rebase:n=8,temperature=0.1 particle-filter:n=8)
 "${test4[@]}" "${seeds[@]}" --budget-tokens 600 \
-    $(each "${always[@]}" beam:width=4,expand=4 rebase:n=16 particle-filter:n=16)
+    $(each "${always[@]}" beam:width=4,expand=4 rebase:n=16,temperature=0.1 particle-filter:n=16)
 "${test4[@]}" "${seeds[@]}" --budget-tokens 1200 \
     $(each "${always[@]}" beam:width=4,expand=4 rebase:n=32 particle-filter:n=32)
 # The others at one budget with one seed.
@@ -45,17 +45,17 @@ always=(best-of-n arts dts-star)
 "${test4[@]}" "${seeds[@]}" --budget-tokens 1900 --curves $(each arts arts:give_up=0)
 
 # 3. Five numbers, and the ceiling: the exact solver as the verifier.
-test5=(search test-5 countdown:5 test 1000)
+test5=(search test-5 countdown:5 test 1500)
 "${test5[@]}" --budget-tokens 600 $(each "${always[@]}" beam:width=2,expand=2 rebase:n=12 particle-filter:n=12)
 "${test5[@]}" --budget-tokens 1200 $(each best-of-n arts)
 verifier=$solver
-ceiling=(search ceiling-4 countdown test 1000)
+ceiling=(search ceiling-4 countdown test 1500)
 "${ceiling[@]}" --budget-tokens 300 $(each best-of-n arts beam:width=2,expand=2 rebase:n=8)
 "${ceiling[@]}" --budget-tokens 600 --budget-tokens 1200 $(each best-of-n arts)
 
 # 4. What is rare: 64 independent draws of the same problems. Then tables and plot.
 for size in 4 5; do
-    $python -m arts collect --task "countdown:$size" --split test --first-problem 1000 --num-problems 200 \
+    $python -m arts collect --task "countdown:$size" --split test --first-problem 1500 --num-problems 200 \
         --num-samples 64 --pivots none --out "$out/pool-test-$size"
 done
 $python recipes/search_curves.py --from "$out"

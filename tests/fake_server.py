@@ -68,6 +68,8 @@ class Settings:
     seed: int = 0
     redirect: str | None = None
     max_model_len: int = 4096
+    limit_field: str = "max_tokens"
+    "its name for the longest answer; another one is refused"
 
 
 class Model:
@@ -117,7 +119,7 @@ class Model:
 
 
 class SumsModel(Model):
-    """Adds up `What is 12 + 5 - 3?` step by step, and is off by one in a quarter of the steps. Has no token ids."""
+    """Adds up `What is 12 + 5 - 3?` step by step, and guesses a round number in half of them. Has no token ids."""
 
     def read(self, prompt: str | list[int]) -> tuple[str, str]:
         assert isinstance(prompt, str)
@@ -136,11 +138,13 @@ class SumsModel(Model):
         value = int(re.findall(r"-?\d+", said[-1])[-1]) if said else numbers[0]
         for place, number in enumerate(numbers[len(said) + 1 :], start=len(said)):
             rng = random.Random(f"{prompt} {place} {value} {seed}")
-            error = 0 if temperature == 0 or rng.random() > 0.25 else rng.choice([-1, 1])
+            lazy = temperature > 0 and rng.random() < 0.5
             line = f"{value} {'-' if number < 0 else '+'} {abs(number)} = "
-            value += number + error
+            value += number
+            if lazy:  # 47 becomes 50; a round number becomes another one
+                value = 10 * round(value / 10) if value % 10 else value + 10
             tokens += [(one, 0, 0.0) for one in re.findall(r"\S+ ?| ", line)]
-            tokens += [(f"{value}.", 0, math.log(0.125 if error else 0.75)), ("\n\n", 0, 0.0)]
+            tokens += [(f"{value}.", 0, math.log(0.5)), ("\n\n", 0, 0.0)]
         tokens += [(one, 0, 0.0) for one in ("The ", "answer ", "is ", "\\boxed{", str(value), "}.", "")]
         partial = begun.rpartition("\n\n")[2]
         while partial and tokens:
@@ -215,6 +219,9 @@ class Server:
             return await answer.json(200, {"tokens": self.model.prompt_ids(text)})
         if not path.endswith("completions"):
             return await answer.json(404, {"error": {"message": "not found"}})
+        if settings.limit_field not in body:
+            return await answer.json(400, {"error": {"message": f"use {settings.limit_field!r} instead"}})
+        body["max_tokens"] = body.pop(settings.limit_field)
         known = {"model", "messages", "prompt", "temperature", "top_p", "max_tokens", "n", "seed", "stop", "logprobs"}
         unknown = body.keys() - known - {"top_logprobs"}
         if unknown and not settings.extra_fields:

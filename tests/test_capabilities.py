@@ -140,6 +140,10 @@ TABLE: dict[str, tuple[Settings, Capabilities]] = {
     "no ids": (Settings(token_ids=False), BY_MESSAGE),
     "no stop reason": (Settings(says_stop=False), replace(FULL, says_stop=False)),
     "strict": (Settings(extra_fields=False), replace(FULL, extra_fields=False, continuing="prefill")),
+    "newer than max_tokens": (
+        Settings(extra_fields=False, limit_field="max_completion_tokens"),
+        replace(FULL, extra_fields=False, continuing="prefill", limit_field="max_completion_tokens"),
+    ),
     "no chat of the middle": (Settings(continues=False), FULL),  # ids do
     "no way to go on": (Settings(continues=False, token_ids=False), replace(FULL, continuing="none")),
     "no usage": (Settings(usage=False), replace(FULL, usage=False)),

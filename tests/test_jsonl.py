@@ -152,7 +152,7 @@ def test_texts_and_functions_as_checks(tmp_path: Path) -> None:
         (({"problem": "", "answer": "1"},), "", "must be a text"),
         (({"problem": "x", "answer": None},), "", "answer is None"),
         (({"problem": "x", "answer": True},), "", "answer is True"),
-        (({"problem": "x", "answer": "Paris"},), "", "texts want check=exact"),
+        (({"problem": "x", "answer": "Paris"},), "", "formulas want check=math, and texts check=exact"),
         (({"problem": "x", "answer": "1", "split": "dev"},), "", "split is 'dev'"),
         (({"problem": "x", "answer": "1"}, {"problem": " X ", "answer": "2"}), "", "line 2: .* with the answer '1'"),
         (({"problem": "x", "answer": "1"},), "?check=magic", "check is 'magic'"),

@@ -37,12 +37,13 @@ def write_problems(path: Path, count: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+@pytest.mark.timeout(400)
 def test_the_page_runs_from_a_server_and_a_file_to_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ARTS_API_KEY", raising=False)
-    write_problems(tmp_path / "problems.jsonl", 260)
+    write_problems(tmp_path / "problems.jsonl", 2000)
     said: dict[str, str] = {}
     with fake_server(Settings(model="sums", token_ids=False)) as server:
         for arguments in commands():
@@ -64,8 +65,9 @@ def test_the_page_runs_from_a_server_and_a_file_to_a_comparison(
         "search",
     ]
     assert "continue_final_message" in said["doctor"]
-    assert "160 problems x 8 main trajectories" in said["collect --dry-run"]
-    assert "160 of 160 problems (100%), finished" in said["collect --status"]
-    assert "20 problems" in said["search"]
+    assert "300 problems x 8 main trajectories" in said["collect --dry-run"]
+    assert "300 of 300 problems (100%), finished" in said["collect --status"]
+    assert "10 problems" in said["search"]
     results = json.loads((tmp_path / "runs/evaluation/results.json").read_text(encoding="utf-8"))
-    assert results["num_problems"] == 20
+    assert results["num_problems"] == 80
+    assert results["differences"]["arts-random"]["16"]["low"] > 0.0

@@ -13,9 +13,10 @@ from test_imports import run_without_torch
 from arts.build import build_scorer, build_task, needs_torch
 from arts.collect import collect
 from arts.evaluate.run import evaluate_trees
+from arts.functions import load_function
 from arts.proposers.table import TableProposer
 from arts.protocols import ScoreScale
-from arts.score_function import LOWEST_VALUE, FunctionScorer, load_function
+from arts.score_function import LOWEST_VALUE, FunctionScorer
 from arts.sparse_deep_fork import CollectSettings
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, build_tree
 

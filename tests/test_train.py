@@ -23,10 +23,11 @@ from tiny_verifier import (
     save_backbone,
 )
 
+from arts.lm.packing import PackedBatch
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Verdict, build_tree
 from arts.verifier import scorer as scorer_module
 from arts.verifier import train as train_module
-from arts.verifier.examples import Example, picked_right, predict, split_by_problem, without_forks
+from arts.verifier.examples import Example, StepEnds, picked_right, predict, split_by_problem, without_forks
 from arts.verifier.examples import prepare as prepare_for
 from arts.verifier.model import FlowVerifier, load_verifier
 from arts.verifier.objectives import (
@@ -427,12 +428,39 @@ def record_batches(monkeypatch: pytest.MonkeyPatch) -> dict[bool, list[list[str]
     """Problem ids of every batch, by whether it was trained on."""
     batches: dict[bool, list[list[str]]] = {True: [], False: []}
 
-    def recorded(verifier: Any, batch: Sequence[Example]) -> Any:
+    def recorded(verifier: Any, batch: Sequence[Example], step_ends: Any) -> Any:
         batches[torch.is_grad_enabled()].append([example.problem_id for example in batch])
-        return predict(verifier, batch)
+        return predict(verifier, batch, step_ends)
 
     monkeypatch.setattr(train_module, "predict", recorded)
     return batches
+
+
+def test_a_frozen_backbone_is_computed_once_for_every_tree_and_only_its_head_learns(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    step_ends = FlowVerifier.step_ends
+
+    def counted(verifier: FlowVerifier, batch: PackedBatch) -> torch.Tensor:
+        found = step_ends(verifier, batch)
+        computed.append(len(found))
+        return found
+
+    monkeypatch.setattr(FlowVerifier, "step_ends", counted)
+    verifier = build_verifier(base, tuning="frozen", dropout=0.0)
+    weights = {name: value.clone() for name, value in verifier.backbone.state_dict().items()}
+    examples = prepare(verifier, TREES, SETTINGS)
+    result = train(verifier, TREES, replace(SETTINGS, patience=99), tmp_path / "once")
+    assert sum(computed) == sum(example.num_nodes for example in examples)
+    assert all(torch.equal(value, weights[name]) for name, value in verifier.backbone.state_dict().items())
+    monkeypatch.setattr(StepEnds, "__call__", lambda self, batch: self._compute(batch).detach())  # nothing is kept
+    again = build_verifier(base, tuning="frozen", dropout=0.0)
+    other = train(again, TREES, replace(SETTINGS, patience=99), tmp_path / "again")
+    assert sum(computed) > 3 * sum(example.num_nodes for example in examples)
+    assert other.best == pytest.approx(result.best, rel=1e-5)
+    for name, value in verifier.head.state_dict().items():
+        torch.testing.assert_close(again.head.state_dict()[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_every_epoch_has_every_training_problem_once_and_no_validation_problem(

@@ -35,7 +35,7 @@ from arts.verifier.objectives import RFM, RewardSettings, TreeFacts
 from arts.verifier.scorer import FlowScorer
 
 RANK = 16
-TUNINGS = ["full", "lora"]
+TUNINGS = ["full", "lora", "frozen"]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_training_step_moves_all_that_is_trained_and_nothing_else(base: Path, 
 
 def test_untrained_lora_leaves_the_backbone_as_it_is(base: Path) -> None:
     trees = letter_trees(2)
-    full, lora = (build_verifier(base, tuning=tuning) for tuning in TUNINGS)
+    full, lora = (build_verifier(base, tuning=tuning) for tuning in ("full", "lora"))
     lora.head.load_state_dict(full.head.state_dict())
     np.testing.assert_allclose(np.concatenate(scores(lora, trees)), np.concatenate(scores(full, trees)), atol=1e-6)
 
@@ -211,7 +211,7 @@ def test_saved_and_loaded_verifier_gives_the_same_scores_to_the_last_bit(
 ) -> None:
     trees = letter_trees(4)
     expected = scores(moved_verifier(base, tuning), trees)
-    loaded = load_verifier(saved[tuning], base=base if tuning == "lora" else None)
+    loaded = load_verifier(saved[tuning], base=None if tuning == "full" else base)
     assert not loaded.training
     assert scores(loaded, trees) == expected
     assert expected != scores(build_verifier(base, tuning=tuning), trees)
@@ -248,7 +248,11 @@ def test_saved_folder_holds_safetensors_and_text_only_and_no_path_of_this_machin
 ) -> None:
     files = [path for path in saved[tuning].rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja"}
-    weights = {"lora": "adapter/adapter_model.safetensors", "full": "backbone/model.safetensors"}[tuning]
+    weights = {
+        "lora": "adapter/adapter_model.safetensors",
+        "full": "backbone/model.safetensors",
+        "frozen": "head.safetensors",
+    }[tuning]
     assert saved[tuning] / weights in files
     for path in files:
         content = path.read_bytes()
@@ -271,6 +275,11 @@ def test_another_base_model_is_refused(other_base: Path, saved: dict[str, Path],
 def test_lora_without_its_base_is_refused(saved: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="an adapter of 'tiny'; name that model's folder with --backbone"):
         load_verifier(saved["lora"])
+
+
+def test_a_head_without_its_base_is_refused(saved: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="a head of 'tiny'; name that model's folder with --backbone"):
+        load_verifier(saved["frozen"])
 
 
 def test_a_base_that_is_no_model_is_refused(saved: dict[str, Path], tmp_path: Path) -> None:

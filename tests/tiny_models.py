@@ -34,6 +34,13 @@ BYTE_TOKENS = ["a", "b", "c", "Ġ", "Ċ", "Ã", "©", "â", "Ĩ", "Ĵ", "ĊĊ", 
 BLOCK_TOKENS = ["<s>", "<unk>", "a", "b", "c", "▁", "▁a", "\n", "\n\n", "é", "<0xC3>", "<0xA9>"]
 
 
+QWEN_CHAT_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
 def save_qwen2(folder: Path, *, seed: int = 0) -> Path:
     """Qwen2 with grouped heads and the tokenizer of the shipped proposer: a chat template, steps end in `;`."""
     tokenizer = AutoTokenizer.from_pretrained(shipped_folder("countdown-proposer"))
@@ -52,6 +59,43 @@ def save_qwen2(folder: Path, *, seed: int = 0) -> Path:
     )
     separator = tokenizer(";")["input_ids"][0]
     likely = {separator: 14.0, tokenizer.eos_token_id: 11.0}
+    return _save(Qwen2ForCausalLM, config, tokenizer, folder, likely, seed)
+
+
+def save_qwen25(folder: Path, *, seed: int = 0) -> Path:
+    """Qwen2.5 as its folders are, in small: its configuration, ChatML with a system message, byte-level BPE."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate(alphabet)}
+    vocab |= {"ĊĊ": len(vocab)}
+    backend = Tokenizer(BPE(vocab=vocab, merges=[("Ċ", "Ċ")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        padding_side="left",
+        chat_template=QWEN_CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        use_sliding_window=False,
+        max_window_layers=2,
+        bos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    likely = {vocab["ĊĊ"]: 1.2, tokenizer.eos_token_id: 1.0}
     return _save(Qwen2ForCausalLM, config, tokenizer, folder, likely, seed)
 
 

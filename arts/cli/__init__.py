@@ -10,8 +10,10 @@ import typer
 
 from arts.build import LOCAL_HINT
 from arts.cli.collect import collect_command
+from arts.cli.data import leakage_command, steps_command
 from arts.cli.doctor import doctor_command
 from arts.cli.evaluate import evaluate_command, values_command
+from arts.cli.import_rollouts import import_command
 from arts.cli.search import search_command
 from arts.cli.serve import serve_command
 from arts.cli.solve import demo_command, solve_command
@@ -27,11 +29,14 @@ app = typer.Typer(
 
 app.command("collect")(collect_command)
 app.command("doctor")(doctor_command)
+app.command("import")(import_command)
 app.command("train")(train_command)
 app.command("export-verifier")(export_verifier_command)
 app.command("evaluate")(evaluate_command)
 app.command("values")(values_command)
 app.command("search")(search_command)
+app.command("leakage")(leakage_command)
+app.command("steps")(steps_command)
 app.command("solve")(solve_command)
 app.command("serve")(serve_command)
 app.command("demo")(demo_command)

@@ -101,7 +101,8 @@ def collect_command(
         collection = collect(chosen_task, chosen_proposer, settings, out, about=made, watch=watch)
     say_failures(collection)
     cost = fork_cost(collection.trees())
+    counted = "" if cost.is_counted else ", at four characters a token"
     print(
         f"{out}: {num_problems} trees; {cost.trunk_tokens:,} tokens in main trajectories, {cost.fork_tokens:,} in "
-        f"forks: {cost.ratio:.2f} N (the paper's budget is 1.5 N)"
+        f"forks{counted}: {cost.ratio:.2f} N (the paper's budget is 1.5 N)"
     )

@@ -1,8 +1,9 @@
 """`arts evaluate` and `arts values`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -15,22 +16,36 @@ from arts.cli.shared import (
     choice,
     needs_torch_to_draw,
     say_if_unfinished,
+    say_what_it_is,
     use_torch_threads,
 )
 from arts.protocols import Aggregation
 
 if TYPE_CHECKING:
+    from arts.evaluate.inner import InnerValue
     from arts.protocols import ScoredTrees
     from arts.tree import ReasoningTree
 
 
 def evaluate_command(
-    trees: Annotated[Path, typer.Option(help="collection to choose from: collect it with --split test --pivots none")],
+    trees: Annotated[
+        Path,
+        typer.Option(
+            help="collection to choose from (by --split test --pivots none, or imported), or a folder of several"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="folder for results.json and report.html")],
     verifier: Annotated[
         list[str] | None, typer.Option(help=f"{SCORERS}, each as NAME=... if you like; repeat to compare several")
     ] = None,
     backbone: BASE = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="paper: the tables of the paper, by level and subject, with rules that need no verifier"),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="another policy's collection of these problems: for the extinction zone")
+    ] = None,
     aggregate: Annotated[
         str | None,
         typer.Option(help="score of a path: last, min, mean or product of its steps; default: the verifier's"),
@@ -47,6 +62,51 @@ def evaluate_command(
     threads: THREADS = 1,
 ) -> None:
     """Compare ways to choose: random pick, majority, ARTS, flow-weighted vote, oracle."""
+    from functools import partial
+
+    from arts.evaluate.inner import load_inner_values
+    from arts.store import collections_in, load_trees
+
+    if preset is not None:
+        choice("preset", preset, ("paper",))
+    evaluate = partial(
+        _evaluate_collection,
+        verifiers=verifier or [],
+        backbone=backbone,
+        preset=preset,
+        against=load_trees(against) if against else None,
+        aggregation=None if aggregate is None else choice("aggregate", aggregate, get_args(Aggregation)),
+        others=load_trees(calibrate) if calibrate else [],
+        values=load_inner_values(inner_values) if inner_values else [],
+        report=report,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+    folders = collections_in(trees)
+    for folder in folders:
+        if len(folders) > 1:
+            print(f"\n{folder.name}", flush=True)
+        evaluate(folder, out=out if len(folders) == 1 else out / folder.name)
+
+
+def _evaluate_collection(
+    folder: Path,
+    *,
+    out: Path,
+    verifiers: list[str],
+    backbone: str | None,
+    preset: str | None,
+    against: "list[ReasoningTree] | None",
+    aggregation: Any,
+    others: "list[ReasoningTree]",
+    values: "list[InnerValue]",
+    report: bool,
+    seed: int,
+    device: str,
+    threads: int,
+) -> None:
+    """Print, and write into a folder, what choosing among the draws of one collection brings."""
     import time
 
     from rich.console import Console
@@ -54,41 +114,44 @@ def evaluate_command(
     from arts.build import about, build_task, named_scorers
     from arts.evaluate.calibration import write_calibrations
     from arts.evaluate.diagnostics import diagnose
-    from arts.evaluate.inner import load_inner_values
     from arts.evaluate.report import write_report
     from arts.evaluate.rows import write_rows
-    from arts.evaluate.run import evaluate_trees, write_results
+    from arts.evaluate.run import PAPER, Comparison, evaluate_trees, write_results
+    from arts.evaluate.scoring import stored_scores
     from arts.evaluate.table import print_diagnostics, print_table
     from arts.store import load_trees, open_collection
 
     started = time.monotonic()
-    aggregation = None if aggregate is None else choice("aggregate", aggregate, get_args(Aggregation))
-    values = load_inner_values(inner_values) if inner_values else []
-    collection = open_collection(trees)
+    collection = open_collection(folder)
     say_if_unfinished(collection)
-    task = build_task(str(collection.header["task"]))
-    pool, others = load_trees(trees), load_trees(calibrate) if calibrate else []
+    header, pool = collection.header, load_trees(folder)
+    say_what_it_is(header)
     scored: dict[str, ScoredTrees] = {}
     scored_others: dict[str, ScoredTrees] = {}
-    for name, scorer in named_scorers(verifier or []):
+    for name, scorer in named_scorers(verifiers):
         scored[name], *more = _score([pool, others], scorer, backbone, device, threads, title=f"scoring with {name}")
         if more:
             scored_others[name] = more[0]
+    if "scores" in header:
+        scored["stored"] = stored_scores(pool, header["scores"])
+    comparison = PAPER if preset == "paper" else Comparison()
     evaluation = evaluate_trees(
         pool,
         scored,
-        aggregation=aggregation,  # type: ignore[arg-type]
-        difficulty=task.difficulty,
+        aggregation=aggregation,
+        difficulty=build_task(str(header["task"])).difficulty,
+        comparison=replace(comparison, is_pool=bool(header.get("pool"))),
+        against=against,
         command=sys.argv,
         seed=seed,
         wall_s=round(time.monotonic() - started, 1),
     )
     print_table(evaluation, Console())
     print(f"results: {write_results(evaluation, out, about=about())}")
-    print(f"draws:   {write_rows(pool, scored, out, aggregation=aggregation)}")  # type: ignore[arg-type]
+    print(f"draws:   {write_rows(pool, scored, out, aggregation=aggregation)}")
     found = None
     if others or values:
-        found = diagnose(scored, scored_others or None, values=values, aggregation=aggregation, seed=seed)  # type: ignore[arg-type]
+        found = diagnose(scored, scored_others or None, values=values, aggregation=aggregation, seed=seed)
         print_diagnostics(found, Console())
         print(f"chances: {write_calibrations(found.calibrations, out)}")
     if report:

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +18,12 @@ SCORERS = (
     "http://HOST:PORT/v1#MODEL?folder=FOLDER (served, see `arts export-verifier`), python:MODULE:FUNCTION"
 )
 TASK = Annotated[
-    str, typer.Option("--task", help="countdown, countdown:N (N numbers, 3 to 6), toy, or FILE.jsonl?OPTION=VALUE&...")
+    str,
+    typer.Option(
+        "--task",
+        help="countdown, countdown:N (N numbers, 3 to 6), toy, FILE.jsonl?OPTION=VALUE&... (.gz too), hub:OWNER/NAME, "
+        "math, math500, gsm8k, aime24, amc23, or gym:NAME,NAME (docs/tasks.md)",
+    ),
 ]
 PROPOSER = Annotated[
     str,
@@ -40,11 +46,23 @@ def choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def say_if_unfinished(collection: "Collection") -> None:
+    if "settings" not in collection.header:  # imported: whole, or not there
+        return
     wanted, found = collection.header["settings"]["num_problems"], collection.num_trees()
     if 0 < found < wanted:
         print(
             f"note: {collection.folder} holds {found} of {wanted} trees; its `arts collect` command finishes it",
             file=sys.stderr,
+        )
+
+
+def say_what_it_is(header: Mapping[str, Any]) -> None:
+    """What imported rollouts are where they are not draws of one policy."""
+    if header.get("pool"):
+        print("note: a pool of several policies is no law: only choosing among all of it is shown", file=sys.stderr)
+    if header.get("selected"):
+        print(
+            "note: these solutions were picked among many draws already: they are no draws of a policy", file=sys.stderr
         )
 
 

@@ -27,7 +27,7 @@ def train_command(
     trees: Annotated[list[Path], typer.Argument(help="collections to train on")],
     out: Annotated[Path, typer.Option(help="folder of the verifier; an interrupted run there goes on")],
     backbone: Annotated[str, typer.Option(help="countdown (shipped) or hf:FOLDER")] = "countdown",
-    tuning: Annotated[str, typer.Option(help="lora, or full for backbones of a few million weights")] = "",
+    tuning: Annotated[str, typer.Option(help="lora, full for backbones of a few million weights, or frozen")] = "",
     head: Annotated[
         str, typer.Option(help="mlp (the paper's), or linear, which `arts export-verifier` can give to a server")
     ] = "mlp",

@@ -12,22 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arts.protocols import Aggregation, ScoreScale, aggregate
-from arts.tree import Node, ReasoningTree
+from arts.tree import Node, ReasoningTree, path_log_prior
 
 MAX_SUBSETS = 200  # votes are averaged over all k-subsets up to this many, over this many seeded ones beyond
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
-MAX_RARE = 2  # a problem is rare when 1 or 2 of its N draws are right (the paper's subset)
+MAX_RARE = 2  # a problem is rare when 1 or 2 of its 16 draws are right (the paper's subset)
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+Rule = Literal["has_answer", "shortest", "longest", "log_prior"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Draws:
 
     @property
     def rare_P(self) -> Bools:
-        return (self.num_correct_P >= 1) & (self.num_correct_P <= MAX_RARE)
+        """1 or 2 draws are right, and less than half of them: of few draws, one may be no rarity."""
+        return (self.num_correct_P >= 1) & (self.num_correct_P <= min(MAX_RARE, (self.num_samples - 1) // 2))
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,28 @@ def sample_sizes(num_samples: int) -> list[int]:
     """The k of best-of-k: powers of two up to N, and N itself."""
     powers = [1 << exponent for exponent in range(num_samples.bit_length())]
     return powers if powers[-1] == num_samples else [*powers, num_samples]
+
+
+def rule_scores(trees: Sequence[ReasoningTree], rule: Rule) -> Floats | None:
+    """Score of each draw by a rule that needs no verifier, shape (P, N); None where the trees do not tell it.
+
+    `has_answer`: it ends with an answer that can take part in votes; `shortest`, `longest`: by tokens; `log_prior`: the
+    most probable path.
+    """
+    score_PN = np.array([[_rule_score(tree, leaf, rule) for leaf in tree.trunks] for tree in trees])
+    return None if np.isnan(score_PN).any() else score_PN
+
+
+def _rule_score(tree: ReasoningTree, leaf: int, rule: Rule) -> float:
+    path = tree.path(leaf)
+    if not path[-1].is_answer:
+        return -math.inf
+    if rule == "has_answer":
+        return float(path[-1].verdict is not None and path[-1].verdict.answer is not None)
+    if rule == "log_prior":
+        return path_log_prior(path)
+    num_tokens = sum(node.num_tokens for node in path)
+    return float(num_tokens if rule == "longest" else -num_tokens)
 
 
 def hit_chance(num_samples: int, k: int) -> Floats:

@@ -13,7 +13,7 @@ from arts.evaluate.diagnostics_page import diagnostics_parts
 from arts.evaluate.examples import choose_examples
 from arts.evaluate.metrics import Estimate
 from arts.evaluate.run import Evaluation, Subset, flow_vote_name
-from arts.evaluate.table import BASELINES, bills, differences, headline, interval, label, percent, verifier_label
+from arts.evaluate.table import BASELINES, RULES, bills, differences, headline, interval, label, percent, verifier_label
 from arts.pages.charts import Bar, Series, Style, bar_chart, line_chart
 from arts.pages.html import Markup, element, join, page, section, table
 from arts.pages.tree import tree_markup
@@ -45,8 +45,8 @@ def write_report(
 
 def style(evaluation: Evaluation, selector: str) -> Style:
     """One colour a verifier, dashed where it only weighs votes."""
-    if selector in BASELINES:
-        return Style(selector)
+    if selector in BASELINES or selector in RULES:
+        return Style(selector if selector in BASELINES else "third", dashed=selector in RULES)
     for index, name in enumerate(evaluation.verifiers):
         role = _VERIFIER_ROLES[index % len(_VERIFIER_ROLES)]
         if selector in (name, flow_vote_name(evaluation.verifiers, name)):

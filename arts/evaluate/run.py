@@ -6,7 +6,6 @@ The rows of the paper's tables 1-3 (BoN@k, by level, rare subset) are fields of 
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -16,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from arts.evaluate.metrics import (
-    Bools,
     Draws,
     Estimate,
     Floats,
+    Rule,
     argmax_accuracy,
     chosen_aggregation,
     draw_subsets,
@@ -28,13 +27,15 @@ from arts.evaluate.metrics import (
     random_accuracy,
     read_draws,
     read_log_flows,
+    rule_scores,
     sample_sizes,
     trunk_leaves,
     vote_accuracy,
 )
+from arts.evaluate.subsets import Difficulty, subset_masks
 from arts.protocols import Aggregation, ScoredTrees, ScoreScale
 from arts.store import write_atomically
-from arts.tree import Problem, ReasoningTree, Usage
+from arts.tree import ReasoningTree, Usage
 
 SCHEMA_VERSION = 1
 
@@ -54,6 +55,25 @@ class Subset:
 
     num_problems: int
     selectors: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared besides verifiers, and on which problems."""
+
+    rules: tuple[Rule, ...] = ()
+    "ways to choose that need no verifier"
+    groups: tuple[str, ...] = ()
+    "fields of the problems' metadata: a subset for each of their values, and the rare problems of each subject"
+    is_pool: bool = False
+    "draws of several policies, which are no law: only choosing among all of them means something"
+
+
+PAPER = Comparison(
+    rules=("has_answer", "shortest", "longest", "log_prior"),
+    groups=("level", "subject", "task", "dataset"),
+)
+"""The tables of arXiv 2602.12846, section 4: BoN@1 to 16, Gap Closed, levels, subjects, the rare subset."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,9 @@ def evaluate_trees(
     verifiers: Mapping[str, ScoredTrees] | None = None,
     *,
     aggregation: Aggregation | None = None,
-    difficulty: Callable[[Problem], str | None] | None = None,
+    difficulty: Difficulty | None = None,
+    comparison: Comparison | None = None,
+    against: Sequence[ReasoningTree] | None = None,
     command: Sequence[str] = (),
     seed: int = 0,
     wall_s: float = 0.0,
@@ -150,23 +172,27 @@ def evaluate_trees(
             `flow_vote`, a further one as `<name>_flow_vote`.
         aggregation: how the scores of a path's steps become one, for every verifier; None: as its scale says.
         difficulty: names the class of a problem; problems without one are in no class.
+        against: another policy's draws on these problems, for the extinction zone: those it never solves.
         seed: of the bootstrap and of the subsets votes are averaged over.
 
     Raises:
         ValueError: the trees cannot be compared, or a verifier scored other ones.
     """
-    verifiers = verifiers or {}
+    verifiers, comparison = verifiers or {}, comparison or Comparison()
     _check_names(tuple(verifiers))
     draws = read_draws(trees)
     for name, scored in verifiers.items():
         _check_same_pool(name, trees, scored.trees)
-    sizes = sample_sizes(draws.num_samples)
+    sizes = [draws.num_samples] if comparison.is_pool else sample_sizes(draws.num_samples)
     scales = {
         name: replace(scored.scale, aggregation=chosen_aggregation(scored.scale, aggregation))
         for name, scored in verifiers.items()
     }
     log_flows = {name: read_log_flows(scored.trees, scales[name].aggregation) for name, scored in verifiers.items()}
-    accuracy = {k: _accuracies(draws, log_flows, k, seed) for k in sizes}
+    rules: dict[str, Floats] = {
+        rule: score_PN for rule in comparison.rules if (score_PN := rule_scores(trees, rule)) is not None
+    }
+    accuracy = {k: _accuracies(draws, log_flows, rules, k, seed) for k in sizes}
 
     estimate = paired_bootstrap(len(trees), seed)
     ones_P = np.ones(len(trees))
@@ -183,7 +209,7 @@ def evaluate_trees(
         )
         for name in final
     }
-    masks = {"rare": draws.rare_P, **_difficulty_masks(trees, difficulty)}
+    masks = subset_masks(trees, draws, difficulty=difficulty, groups=comparison.groups, against=against)
     return Evaluation(
         command=tuple(command),
         seed=seed,
@@ -218,12 +244,15 @@ def flow_vote_name(verifiers: Sequence[str], name: str) -> str:
     return "flow_vote" if name == verifiers[0] else f"{name}_flow_vote"
 
 
-def _accuracies(draws: Draws, log_flows: Mapping[str, Floats], k: int, seed: int) -> dict[str, Floats]:
+def _accuracies(
+    draws: Draws, log_flows: Mapping[str, Floats], rules: Mapping[str, Floats], k: int, seed: int
+) -> dict[str, Floats]:
     """Every selector's chance to be right on every problem, shape (P,), in the order of the tables."""
     member_SN = draw_subsets(draws.num_samples, k, seed)
     accuracy = {name: argmax_accuracy(draws, log_flow_PN, k) for name, log_flow_PN in log_flows.items()}
     for name, log_flow_PN in log_flows.items():
         accuracy[flow_vote_name(tuple(log_flows), name)] = vote_accuracy(draws, log_flow_PN, member_SN)
+    accuracy |= {name: argmax_accuracy(draws, score_PN, k) for name, score_PN in rules.items()}
     accuracy["majority"] = vote_accuracy(draws, np.zeros(draws.correct_PN.shape), member_SN)
     accuracy["random"] = random_accuracy(draws)
     accuracy["oracle"] = oracle_accuracy(draws, k)
@@ -234,19 +263,6 @@ def compared(verifiers: tuple[str, ...]) -> list[tuple[str, str]]:
     """Each verifier against majority and random, and the first one against the others."""
     against_base = [(name, base) for name in verifiers for base in ("majority", "random")]
     return against_base + [(verifiers[0], other) for other in verifiers[1:]]
-
-
-def _difficulty_masks(
-    trees: Sequence[ReasoningTree], difficulty: Callable[[Problem], str | None] | None
-) -> dict[str, Bools]:
-    """One mask a class, in natural order: "3-9 solutions" comes before "10-29 solutions"."""
-    classes = [difficulty(tree.problem) if difficulty else None for tree in trees]
-    names = sorted({name for name in classes if name is not None}, key=_natural_key)
-    return {f"difficulty: {name}": np.array([name == other for other in classes]) for name in names}
-
-
-def _natural_key(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _check_names(names: tuple[str, ...]) -> None:

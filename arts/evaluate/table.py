@@ -10,14 +10,16 @@ from arts.evaluate.metrics import Estimate
 from arts.evaluate.run import Evaluation, compared, flow_vote_name
 
 BASELINES = {"random": "random pick", "majority": "majority vote", "oracle": "oracle"}
+RULES = {"has_answer": "has an answer", "shortest": "shortest", "longest": "longest", "log_prior": "log-prior"}
 GROUP_NAMES = {"siblings": "among siblings", "depth": "at one depth", "problem": "across depths"}
 _UNDEFINED = "–"
+_MOST_SIZES = 6  # columns that fit into a terminal
 
 
 def label(evaluation: Evaluation, selector: str) -> str:
     """Name of a selector as people read it."""
-    if selector in BASELINES:
-        return BASELINES[selector]
+    if selector in BASELINES or selector in RULES:
+        return (BASELINES | RULES)[selector]
     for name in evaluation.verifiers:
         aggregation = evaluation.scales[name].aggregation
         shown = verifier_label(name) + ("" if aggregation == "last" else f" ({aggregation} over steps)")
@@ -60,13 +62,14 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
     """Print all figures: selectors at every k, differences, subsets and both bills."""
     console.print(headline(evaluation), style="bold", markup=False, highlight=False, soft_wrap=True)
     sizes = list(evaluation.pass_at_k)
+    shown_sizes = sizes if len(sizes) <= _MOST_SIZES else [*sizes[: _MOST_SIZES - 1], sizes[-1]]
     # Two tables, as one would be wider than the 80 columns of a terminal.
-    accuracy = _rich_table("right, % of problems", *(f"@{k}" for k in sizes), f"95% @{sizes[-1]}")
+    accuracy = _rich_table("right, % of problems", *(f"@{k}" for k in shown_sizes), f"95% @{sizes[-1]}")
     gaps = _rich_table(f"best of {sizes[-1]}", "gap closed", "95%", "rare", "95%")
     for name, selector in evaluation.selectors.items():
         shown, gap = _plain(label(evaluation, name)), selector.gap_closed
         rare = evaluation.subsets["rare"].selectors[name]
-        cells = [percent(selector.at[k].value) for k in sizes]
+        cells = [percent(selector.at[k].value) for k in shown_sizes]
         accuracy.add_row(shown, *cells, _plain(interval(selector.at[sizes[-1]])))
         gaps.add_row(shown, percent(gap.value), _plain(interval(gap)), percent(rare.value), _plain(interval(rare)))
     console.print(accuracy)
@@ -74,7 +77,7 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
     if evaluation.differences:
         paired = "; ".join(" ".join(difference) for difference in differences(evaluation))
         console.print(f"paired differences in points: {paired}", markup=False, highlight=False)
-    columns = list(evaluation.selectors)
+    columns = [*evaluation.verifiers, "majority", "random", "oracle"]  # all of them are in results.json
     subsets = _rich_table(f"best of {sizes[-1]} on", "n", *(label(evaluation, name) for name in columns))
     for name, subset in evaluation.subsets.items():
         cells = [percent(subset.selectors[column].value) for column in columns]

@@ -217,7 +217,7 @@ class Client:
             if len(self._refused) >= _MOST_REFUSED:
                 self._give_up(f"refused {_MOST_REFUSED} different requests in a row, the last one with {failure}")
             return
-        self.breaker.failed(now, str(failure), was_reached=failure.was_sent)
+        self.breaker.failed(now, was_reached=failure.was_sent)
         if failure.kind in ("overloaded", "timeout"):
             self.limit.overloaded(now)
         if failure.kind == "overloaded" and now >= self._pause_until:  # one request at a time may still be too much

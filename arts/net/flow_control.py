@@ -104,7 +104,6 @@ class Breaker:
 
     def __init__(self, patience: Patience, now_s: float) -> None:
         self.patience = patience
-        self.last_failure = ""
         self._in_a_row = 0
         self.was_reached = False
         self._first_failure_at = now_s
@@ -139,7 +138,7 @@ class Breaker:
     def good(self) -> None:
         self._in_a_row, self.was_reached = 0, True
 
-    def failed(self, now_s: float, why: str, *, was_reached: bool = False) -> None:
+    def failed(self, now_s: float, *, was_reached: bool = False) -> None:
         """Note a failure; `was_reached`: there is a server, though it did not do what it should."""
         self.was_reached |= was_reached
         if self._in_a_row == 0:
@@ -148,4 +147,3 @@ class Breaker:
         if not self.is_open or now_s >= self._quiet_until:
             self._in_a_row += 1
             self._quiet_until = now_s + self.pause_s
-        self.last_failure = why

@@ -21,6 +21,9 @@ EXTRA_FIELDS = {
     "include_stop_str_in_output": True,
 }
 """Fields beyond OpenAI's own, for servers that take them."""
+CONTINUE_FLAGS = {"continue_final_message": True, "add_generation_prompt": False}
+LimitField = Literal["max_tokens", "max_completion_tokens"]
+"""What the longest answer is called: OpenAI's newer models refuse the first, most other servers ignore the second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ class Capabilities:
     samples: bool = True
     "draws differ at temperature 1"
     usage: bool = False
+    limit_field: LimitField = "max_tokens"
     extra_fields: bool = False
     "it takes fields that OpenAI's own servers refuse: top_k, min_p and repetition_penalty among them"
     trims: bool = False

@@ -15,6 +15,7 @@ from typing import Any
 from arts.net.client import Client, RequestFailed, ServerUnavailable
 from arts.net.flow_control import Patience
 from arts.proposers.capabilities import (
+    CONTINUE_FLAGS,
     EXTRA_FIELDS,
     PATHS,
     Capabilities,
@@ -232,7 +233,7 @@ class OpenAIProposer:
             "model": can.model,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
-            "max_tokens": _within_context(request.max_new_tokens, prompt, can.max_context),
+            can.limit_field: _within_context(request.max_new_tokens, prompt, can.max_context),
             "seed": _server_seed(seeds[0]),
             **(EXTRA_FIELDS if can.extra_fields else {}),
             **_own_fields(request.problem),
@@ -270,10 +271,9 @@ class OpenAIProposer:
             return {"prompt": start + begun, **template_only}
         if not begun:
             return {"messages": messages}
-        flags = {"continue_final_message": True, "add_generation_prompt": False}
         return {
             "messages": [*messages, {"role": "assistant", "content": begun}],
-            **(flags if can.continuing == "continue_final_message" else {}),
+            **(CONTINUE_FLAGS if can.continuing == "continue_final_message" else {}),
         }
 
     async def _ids(self, problem: Problem, messages: list[dict[str, Any]]) -> list[int]:

@@ -10,17 +10,26 @@ from typing import Any, NamedTuple
 
 from arts.net.client import Client, RequestFailed
 from arts.proposers.capabilities import (
+    CONTINUE_FLAGS,
     EXTRA_FIELDS,
     PATHS,
     Capabilities,
     Continuing,
+    LimitField,
     LocalTokenizer,
     chat_messages,
 )
 from arts.proposers.openai_reply import Choice, Completion, Route, read_completion
 from arts.tree import LogPriorLaw, Problem
 
-_CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+_FORMS: tuple[tuple[bool, bool, LimitField], ...] = (
+    (True, True, "max_tokens"),
+    (True, False, "max_tokens"),
+    (True, False, "max_completion_tokens"),
+    (False, True, "max_tokens"),
+    (False, False, "max_tokens"),
+)
+"""Of a request: a chat? with fields beyond OpenAI's? and how is the longest answer called? The best one first."""
 
 
 class Load(NamedTuple):
@@ -108,6 +117,7 @@ async def _ask_all(asking: "_Asking", row: Mapping[str, Any], prompt: str) -> Ca
         log_prior_law=await asking.law() if log_probs else None,
         usage=greedy.generated_tokens is not None,
         extra_fields=asking.extra,
+        limit_field=asking.limit,
         repeats_prompt=first.text.lstrip().startswith(prompt.strip()),
         max_context=context if isinstance(context, int) and context > 0 else None,
         **await asking.stops(first),
@@ -123,6 +133,7 @@ class _Asking:
     ) -> None:
         self.client, self.model, self.messages, self.tokenizer = client, model, messages, tokenizer
         self.extra, self.chat, self.coldest = True, True, 0.0
+        self.limit: LimitField = "max_tokens"
 
     async def ask(self, begun: str = "", **fields: Any) -> Completion:
         """A question of the prompt, and of what was said so far."""
@@ -138,24 +149,28 @@ class _Asking:
         return await self._post("completions", {"prompt": local + begun}, fields)
 
     async def _post(self, route: Route, what: Mapping[str, Any], fields: Mapping[str, Any]) -> Completion:
-        body = {"model": self.model, "top_p": 1.0, **what, **(EXTRA_FIELDS if self.extra else {}), **fields}
+        body = self._body({"top_p": 1.0, **what, **fields})
         completion, _ = await self.client.post(
             PATHS[route], body, lambda answer: read_completion(answer, route, 1 << 20, fields.get("n", 1))
         )
         return completion
 
+    def _body(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        body = {"model": self.model, **fields, **(EXTRA_FIELDS if self.extra else {})}
+        body[self.limit] = body.pop("max_tokens")
+        return body
+
     async def find_fields(self) -> None:
         """Does it chat, and take fields beyond OpenAI's? Raises ValueError where it takes no request at all."""
         said = []
-        for self.chat in (True, False):
-            for self.extra in (True, False):
-                try:
-                    await self.ask(temperature=1.0, max_tokens=1)
-                    return
-                except RequestFailed as failure:
-                    if failure.kind != "refused":
-                        raise
-                    said.append(str(failure))
+        for self.chat, self.extra, self.limit in _FORMS:
+            try:
+                await self.ask(temperature=1.0, max_tokens=1)
+                return
+            except RequestFailed as failure:
+                if failure.kind != "refused":
+                    raise
+                said.append(str(failure))
         hint = "" if self.client.base_url.endswith("/v1") else " (most servers' address ends with /v1)"
         raise ValueError(
             f"{self.client.base_url} answers no request for model {self.model!r}{hint}: {said[0]}; {said[-1]}"
@@ -215,7 +230,7 @@ class _Asking:
             what: dict[str, Any] = {"messages": self.messages, "logprobs": True, "top_logprobs": 5}
             if not self.chat:
                 what = {"prompt": self.messages[-1]["content"], "logprobs": 5}
-            body = {"model": self.model, **what, **(EXTRA_FIELDS if self.extra else {}), **fields}
+            body = self._body({**what, **fields})
             path = PATHS["chat" if self.chat else "completions"]
             try:
                 top, _ = await self.client.post(path, body, _first_top_log_probs)
@@ -249,7 +264,7 @@ class _Asking:
         ways: list[tuple[Continuing, Coroutine[Any, Any, Completion]]] = []
         if self.chat:
             ways += [
-                ("continue_final_message", self.ask(start, **fields, **_CONTINUE)),
+                ("continue_final_message", self.ask(start, **fields, **CONTINUE_FLAGS)),
                 ("prefill", self.ask(start, **fields)),
             ]
         if self.tokenizer is not None or not self.chat:
@@ -266,7 +281,7 @@ class _Asking:
     async def trims(self, greedy: Choice, continuing: Continuing) -> bool:
         """Is what follows a blank line what follows without it?"""
         start = greedy.text[: len(greedy.text) // 2].rstrip()
-        flags = _CONTINUE if continuing == "continue_final_message" else {}
+        flags = CONTINUE_FLAGS if continuing == "continue_final_message" else {}
         fields = {"temperature": self.coldest, "max_tokens": 32, **flags}
         plain, behind_a_line = [await _tried(self.ask(begun, **fields)) for begun in (start, f"{start}\n\n")]
         return (
@@ -303,10 +318,9 @@ async def measure_load(
 ) -> list[Load]:
     """Requests a second with 1, 2, 4, ... in flight, until twice as many bring less than a tenth more."""
     loads: list[Load] = []
-    what: dict[str, Any] = (
-        {"messages": chat_messages(Problem("load", prompt), None)} if capabilities.chat else {"prompt": prompt}
-    )
-    body = {"model": capabilities.model, **what, "temperature": 1.0, "max_tokens": max_tokens}
+    messages = chat_messages(Problem("load", prompt), None)
+    what: dict[str, Any] = {"messages": messages} if capabilities.chat else {"prompt": prompt}
+    body = {"model": capabilities.model, **what, "temperature": 1.0, capabilities.limit_field: max_tokens}
     route: Route = "chat" if capabilities.chat else "completions"
 
     async def one() -> None:

@@ -1,23 +1,24 @@
-"""Problems from a file of one JSON object a line: `{"problem": ..., "answer": ...}`.
+"""Problems that lie in a file or a data set, with their answers, as a `Task`.
 
-Optional fields: `id`, `split` (train, validation or test), `level` (for tables). Without `split` a problem belongs to
-the split that its text falls into, four fifths to train and a tenth each to the others, so that equal texts never lie
-in two of them. A problem that is there twice counts once. Knows no model.
+A row has a problem and an answer, and perhaps an id, a subject, a level and a split (`arts.tasks.rows` reads them).
+Without a split a problem belongs to the one that its text falls into, four fifths to train and a tenth each to the
+others, so that equal texts never lie in two of them. A problem that is there twice counts once. Knows no model.
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+from arts.functions import CallError
 from arts.protocols import Split
 from arts.tasks.answers import find_answer, find_number, plain_text, same_text, to_number
+from arts.tasks.math_answer import answer_key, judge_math, require_library
+from arts.tasks.rows import ProblemRow, read_problem
 from arts.tree import Problem, Verdict
 
 Check = Callable[[str, str, str], bool]
-"""(problem, answer of the file, solution) -> is the solution right?"""
+"""(problem, answer of the file, solution) -> is the solution right? May raise CallError."""
 
 INSTRUCTION = "{problem}\n\nReason step by step, and put your final answer within \\boxed{}."
 
@@ -27,13 +28,19 @@ class JsonlSettings:
     r"""Options of a file of problems, as in `problems.jsonl?check=exact&max_new_tokens=2048`."""
 
     check: str = "number"
-    "`number`: equal as numbers; `exact`: equal as texts; `python:MODULE:FUNCTION` of problem, answer and solution"
+    """`number`: equal as numbers; `math`: the same formula, by math-verify; `exact`: equal as texts; or
+    `python:MODULE:FUNCTION` of problem, answer and solution, called in a process of its own"""
+    check_seconds: float = 10.0
+    "processor seconds that a Python function may take for one solution; one that takes longer is wrong"
     prompt: str = INSTRUCTION
     "what the model is asked, with {problem} in it"
     separator: str = "\n\n"
     "text that ends a step"
     max_new_tokens: int = 1024
     "limit of one solution"
+    split: Literal["text", "train", "validation", "test", "train+validation"] = "text"
+    """where problems belong whose rows do not say it: by their text, all to one split, or nine tenths to train and one
+    to validation"""
 
     def __post_init__(self) -> None:
         if "{problem}" not in self.prompt:
@@ -44,32 +51,55 @@ class JsonlSettings:
             raise ValueError("separator is empty; give the text that ends a step")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if self.check_seconds <= 0:
+            raise ValueError(f"check_seconds is {self.check_seconds:g}; it must be above 0")
+        if self.check not in CHECKS and not self.check.startswith("python:"):
+            raise ValueError(
+                f"check is {self.check!r}; allowed are {', '.join(map(repr, CHECKS))} and 'python:MODULE:FUNCTION'"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSettings(JsonlSettings):
+    """Options of a data set of the hub: those of a file, and which of its rows are meant."""
+
+    config: str | None = None
+    "the data set's configuration; `*` for all of them"
+    rows: str | None = None
+    "which of the data set's own splits: train, test, ...; default: all"
 
 
 class JsonlTask:
-    """A file of problems as a `Task`.
+    """Rows of problems as a `Task`.
 
     Args:
+        rows: each with where it is, for messages.
         name: how it is named on the command line, which makes the same task again.
         check: of `settings.check`, where that names a Python function.
 
     Raises:
-        ValueError: the file is missing or empty, or a line is no problem; names the line.
+        ValueError: there is no row, or one is no problem; names it.
     """
 
     problems_may_change = True
     """The file decides them: whoever goes on with a run has to look whether it is still the same."""
 
-    def __init__(self, path: Path, settings: JsonlSettings, *, name: str, check: Check | None = None) -> None:
+    def __init__(
+        self, rows: Iterable[tuple[str, Any]], settings: JsonlSettings, *, name: str, check: Check | None = None
+    ) -> None:
         self.name, self.settings = name, settings
         self.step_separator, self.max_new_tokens = settings.separator, settings.max_new_tokens
-        if check is None and settings.check not in _CHECKS:
-            raise ValueError(
-                f"check is {settings.check!r}; allowed are {', '.join(map(repr, _CHECKS))} and 'python:MODULE:FUNCTION'"
-            )
         self._check = check
-        self._problems = list(_read(path, settings))
+        if settings.check == "math":
+            require_library()
+        self._problems = list(_read(rows, settings))
+        if not self._problems:
+            raise ValueError(f"{name.partition('?')[0]!r} holds no problem")
         self._by_text = {str(problem.metadata["problem"]).strip(): problem for problem in self._problems}
+
+    def all_problems(self) -> list[Problem]:
+        """Of all splits, in the order of the rows."""
+        return list(self._problems)
 
     def problems(self, split: Split, seed: int) -> Iterator[Problem]:
         """All problems of the split, in an order of the seed's that others in the file do not change."""
@@ -88,8 +118,9 @@ class JsonlTask:
     def judge(self, problem: Problem, solution: str) -> Verdict:
         gold = str(problem.metadata["answer"])
         if self._check is not None:
-            right = bool(self._check(str(problem.metadata["problem"]), gold, solution))
-            return Verdict(right, find_answer(solution), "" if right else "the check says so")
+            return self._judge_by_function(problem, gold, solution)
+        if self.settings.check == "math":
+            return judge_math(gold, solution)
         if self.settings.check == "exact":
             answer = find_answer(solution) or solution.strip().rpartition("\n")[2]
             right = same_text(answer, gold)
@@ -100,56 +131,62 @@ class JsonlTask:
         right = number == to_number(gold)
         return Verdict(right, str(number), "" if right else f"not {gold}")
 
+    def _judge_by_function(self, problem: Problem, gold: str, solution: str) -> Verdict:
+        assert self._check is not None
+        answer = find_answer(solution)
+        key = None if answer is None else answer_key(answer)
+        try:
+            right = self._check(str(problem.metadata["problem"]), gold, solution)
+        except CallError as error:
+            if error.kind == "raised":
+                raise ValueError(
+                    f"problem {problem.id!r}: the check {self.settings.check!r} failed on {solution[:80]!r} with "
+                    f"{error}; it must return True or False for every text"
+                ) from error
+            return Verdict(False, key, f"the check gave no answer: {error}")
+        return Verdict(right, key, "" if right else "the check says so")
+
     def difficulty(self, problem: Problem) -> str | None:
         level = problem.metadata.get("level")
         return None if level is None else str(level)
 
 
-_CHECKS = ("number", "exact")
+CHECKS = ("number", "math", "exact")
 
 
-def _read(path: Path, settings: JsonlSettings) -> Iterator[Problem]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as a file of problems: {error}") from error
+def _read(rows: Iterable[tuple[str, Any]], settings: JsonlSettings) -> Iterator[Problem]:
     seen: dict[str, Problem] = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                problem = _problem(json.loads(line), settings)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                why = f"no field {error}" if isinstance(error, KeyError) else str(error)
-                raise ValueError(
-                    f"{path} line {number} is no problem ({why}); a line is "
-                    '{"problem": "What is 2 + 2?", "answer": "4"}'
-                ) from error
-            before = seen.setdefault(problem.id, problem)
-            if before is problem:
-                yield problem
-            elif before.metadata["answer"] != problem.metadata["answer"]:
-                raise ValueError(
-                    f"{path} line {number}: the problem {problem.id!r} was there before, with the answer "
-                    f"{before.metadata['answer']!r}"
-                )
-    if not seen:
-        raise ValueError(f"{str(path)!r} holds no problem")
+    for where, row in rows:
+        read = read_problem(where, row)
+        try:
+            problem = _problem(read, settings)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        before = seen.setdefault(problem.id, problem)
+        if before is problem:
+            yield problem
+        elif before.metadata["answer"] != problem.metadata["answer"]:
+            raise ValueError(
+                f"{where}: the problem {problem.id!r} was there before, with the answer {before.metadata['answer']!r}"
+            )
 
 
-def _problem(row: dict[str, Any], settings: JsonlSettings) -> Problem:
-    text, answer = row["problem"], row["answer"]
-    if not isinstance(text, str) or not text.strip():
-        raise TypeError(f"problem is {text!r}, and must be a text")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        raise TypeError(f"answer is {answer!r}, and must be a text or a number")
-    if settings.check == "number" and to_number(str(answer)) is None:
-        raise ValueError(f"answer {answer!r} is no number; texts want check=exact")
-    digest = hashlib.sha256(" ".join(text.casefold().split()).encode()).digest()
-    split = row.get("split") or ("test", "validation", *["train"] * 8)[digest[0] % 10]
+def _problem(row: ProblemRow, settings: JsonlSettings) -> Problem:
+    if settings.check == "number" and to_number(row.answer) is None:
+        raise ValueError(f"answer {row.answer!r} is no number; formulas want check=math, and texts check=exact")
+    digest = hashlib.sha256(" ".join(row.text.casefold().split()).encode()).digest()
+    split = row.split or _split_of(digest, settings.split)
     if split not in get_args(Split):
         raise ValueError(f"split is {split!r}; allowed are {', '.join(get_args(Split))}")
-    metadata = {"problem": text, "answer": str(answer), "split": split}
-    if "level" in row:
-        metadata["level"] = row["level"]
-    prompt = settings.prompt.replace("{problem}", text)
-    return Problem(id=str(row.get("id") or digest.hex()[:16]), prompt=prompt, metadata=metadata)
+    metadata: dict[str, Any] = {"problem": row.text, "answer": row.answer, "split": split}
+    metadata |= {name: value for name in ("subject", "level") if (value := getattr(row, name)) is not None}
+    prompt = settings.prompt.replace("{problem}", row.text)
+    return Problem(id=row.id or digest.hex()[:16], prompt=prompt, metadata=metadata)
+
+
+def _split_of(digest: bytes, how: str) -> str:
+    if how == "text":
+        return ("test", "validation", *["train"] * 8)[digest[0] % 10]
+    if how == "train+validation":
+        return "validation" if digest[0] % 10 == 1 else "train"
+    return how

@@ -228,15 +228,39 @@ def split_by_problem(examples: Sequence[Example], share: float) -> tuple[list[Ex
     return training, validation
 
 
-def predict(verifier: FlowVerifier, batch: Sequence[Example]) -> tuple[torch.Tensor, Batch]:
+class StepEnds:
+    """Hidden states of examples' nodes. Those of a frozen backbone are computed once and kept: 4 H bytes a node, for
+    as long as the examples themselves are."""
+
+    def __init__(self, verifier: FlowVerifier) -> None:
+        self.verifier = verifier
+        self._kept: dict[int, torch.Tensor] | None = {} if verifier.settings.tuning == "frozen" else None
+
+    def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
+        """[N, H], the nodes of one example after those of another."""
+        if self._kept is None:
+            return self._compute(batch)
+        missing = [example for example in batch if id(example) not in self._kept]
+        if missing:
+            with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode cannot be trained on later
+                computed = self._compute(missing).split([example.num_nodes for example in missing])
+            self._kept.update(zip(map(id, missing), computed, strict=True))
+        return torch.cat([self._kept[id(example)] for example in batch])
+
+    def _compute(self, batch: Sequence[Example]) -> torch.Tensor:
+        joined_NH = self.verifier.step_ends(join_packed([part for example in batch for part in example.parts]))
+        index, offset = [], 0
+        for example in batch:
+            index.append(example.first_seen + offset)
+            offset += sum(len(part.nodes) for part in example.parts)
+        return joined_NH[torch.from_numpy(np.concatenate(index)).to(joined_NH.device)]
+
+
+def predict(
+    verifier: FlowVerifier, batch: Sequence[Example], step_ends: StepEnds | None = None
+) -> tuple[torch.Tensor, Batch]:
     """The head's output for every node of the examples [N, K], and their joined targets, on the verifier's device."""
-    parts = [part for example in batch for part in example.parts]
-    output = verifier(join_packed(parts))
-    index, offset = [], 0
-    for example in batch:
-        index.append(example.first_seen + offset)
-        offset += sum(len(part.nodes) for part in example.parts)
-    output_NK = output[torch.from_numpy(np.concatenate(index)).to(output.device)]
+    output_NK = verifier.read((step_ends or StepEnds(verifier))(batch))
     targets = join_targets([example.targets for example in batch], [example.num_nodes for example in batch])
     return output_NK, {name: values.to(output_NK.device) for name, values in targets.items()}
 

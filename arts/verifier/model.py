@@ -4,7 +4,7 @@ It sees a tree as one packed sequence and returns log F(s) for every node. A sav
 
     verifier.json            settings, the objective and scale of its score, hash of the base weights
     head.safetensors         the head
-    adapter/                 LoRA weights (the base stays where it is), or
+    adapter/                 LoRA weights (the base stays where it is), or nothing for a frozen backbone, or
     backbone/                all weights of a fully trained backbone, and its tokenizer
 
 Shapes: T tokens and N nodes of all trees of a batch, H hidden, K outputs of the head.
@@ -36,7 +36,8 @@ class VerifierSettings:
     """Shape of a verifier. The defaults are the paper's."""
 
     tuning: str = "lora"
-    "`lora`, or `full` for backbones of a few million weights"
+    """`lora`; `full`, for backbones of a few million weights; or `frozen`: only the head is trained, on hidden states
+    that are computed once."""
     lora_rank: int = 16
     lora_alpha: int = 32
     dropout: float = 0.1
@@ -49,8 +50,8 @@ class VerifierSettings:
     def __post_init__(self) -> None:
         if self.num_outputs < 1:
             raise ValueError(f"num_outputs is {self.num_outputs}; the head needs at least one")
-        if self.tuning not in ("lora", "full"):
-            raise ValueError(f"tuning is {self.tuning!r}; allowed are 'lora' and 'full'")
+        if self.tuning not in ("lora", "full", "frozen"):
+            raise ValueError(f"tuning is {self.tuning!r}; allowed are 'lora', 'full' and 'frozen'")
         if self.head not in ("mlp", "linear"):
             raise ValueError(f"head is {self.head!r}; allowed are 'mlp' and 'linear'")
         if not 0 <= self.dropout < 1:
@@ -76,6 +77,8 @@ class FlowVerifier(nn.Module):
         self.backbone = (
             _with_lora(language_model.model, settings) if settings.tuning == "lora" else language_model.model
         )
+        if settings.tuning == "frozen":
+            self.backbone.requires_grad_(False)
         hidden = language_model.model.config.hidden_size
         self.head = _head(hidden, settings)
         self.head.to(language_model.device)
@@ -84,11 +87,26 @@ class FlowVerifier(nn.Module):
     def max_positions(self) -> int:
         return int(getattr(self.language_model.model.config, "max_position_embeddings", 1 << 30))
 
+    def train(self, mode: bool = True) -> "FlowVerifier":
+        """A frozen backbone computes the same in training as afterwards."""
+        super().train(mode)
+        if self.settings.tuning == "frozen":
+            self.backbone.eval()
+        return self
+
     def forward(self, batch: PackedBatch) -> torch.Tensor:
         """The head's output for every node of the batch [N, K]; the objective says what it means."""
+        return self.read(self.step_ends(batch))
+
+    def step_ends(self, batch: PackedBatch) -> torch.Tensor:
+        """Hidden state at the last token of every node [N, H]."""
         hidden_TH = hidden_states(self.backbone, batch)
         step_end_NH = hidden_TH[batch.node_end_N.to(hidden_TH.device)]
-        output_NK: torch.Tensor = self.head(step_end_NH.to(next(self.head.parameters()).dtype))
+        return step_end_NH.to(next(self.head.parameters()).dtype)
+
+    def read(self, step_end_NH: torch.Tensor) -> torch.Tensor:
+        """The head's output [N, K]."""
+        output_NK: torch.Tensor = self.head(step_end_NH)
         return output_NK
 
     def node_token_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:
@@ -110,7 +128,7 @@ class FlowVerifier(nn.Module):
             self.backbone.peft_config["default"].base_model_name_or_path = base
             self.backbone.save_pretrained(folder / "adapter", save_embedding_layers=False)
             (folder / "adapter" / "README.md").unlink(missing_ok=True)
-        else:
+        elif self.settings.tuning == "full":
             self.backbone.save_pretrained(folder / "backbone")
             self.language_model.tokenizer.save_pretrained(folder / "backbone")
         card = {
@@ -160,8 +178,8 @@ def load_verifier(folder: str | Path, *, base: str | Path | None = None, device:
     """Load a saved verifier.
 
     Args:
-        base: folder of the base model of a LoRA verifier. A fully trained one carries its weights and needs none; when
-            one is given all the same, it must be the model the verifier was trained from.
+        base: folder of the base model of a verifier with LoRA or a frozen backbone. A fully trained one carries its
+            weights and needs none; when one is given all the same, it must be the model it was trained from.
 
     Raises:
         ValueError: the folder holds no verifier, a damaged one, one of another version, or the base is another model.
@@ -180,9 +198,10 @@ def load_verifier(folder: str | Path, *, base: str | Path | None = None, device:
             f"{path / 'verifier.json'} has format version {card.get('format')!r}; this version of arts reads {FORMAT}"
         )
     settings = VerifierSettings(**card["settings"])
-    if settings.tuning == "lora" and base is None:
+    if settings.tuning != "full" and base is None:
+        kind = "an adapter" if settings.tuning == "lora" else "a head"
         raise ValueError(
-            f"verifier {str(folder)!r} is an adapter of {card['base']!r}; name that model's folder with --backbone"
+            f"verifier {str(folder)!r} is {kind} of {card['base']!r}; name that model's folder with --backbone"
         )
     if base is not None:
         check_base(card, base)

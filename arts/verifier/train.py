@@ -19,7 +19,7 @@ import torch
 
 from arts.tree import ReasoningTree
 from arts.verifier.checkpoint import load_checkpoint, save_checkpoint
-from arts.verifier.examples import Example, picked_right, predict, prepare, split_by_problem
+from arts.verifier.examples import Example, StepEnds, picked_right, predict, prepare, split_by_problem
 from arts.verifier.model import FlowVerifier, load_verifier
 from arts.verifier.objectives import DEFAULT_OBJECTIVE, Objective, RewardSettings, describe_objective
 
@@ -34,7 +34,7 @@ class TrainSettings:
     batch_trees: int = 4
     "problems a step; a small verifier learns to check steps by many small updates, see docs/experiments.md"
     learning_rate: float | None = None
-    "peak; None: 2e-4 for LoRA, 3e-4 for full training below ten million weights, 2e-5 above"
+    "peak; None: 2e-4 for LoRA, 1e-3 for a head alone, 3e-4 for full training below ten million weights, 2e-5 above"
     weight_decay: float = 0.01
     warmup_share: float = 0.05
     "of all steps; then the rate falls to zero along a cosine"
@@ -155,6 +155,7 @@ class _Run:
         self.verifier, self.settings, self.folder, self.watch = verifier, settings, folder, watch
         self.training, self.validation = split
         self.notes = notes
+        self.step_ends = StepEnds(verifier)
         self.parameters = verifier.trained_parameters()
         self.learning_rate = settings.learning_rate or _default_learning_rate(verifier)
         self.optimizer = torch.optim.AdamW(
@@ -209,7 +210,7 @@ class _Run:
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # dropout, so that resuming repeats it
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * self._rate()
-        output_NK, targets = predict(self.verifier, batch)
+        output_NK, targets = predict(self.verifier, batch, self.step_ends)
         loss = self.settings.objective.loss(output_NK, targets, self.settings.rewards).mean
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -240,7 +241,7 @@ class _Run:
         ordered = sorted(self.validation, key=lambda example: example.num_tokens)
         for start in range(0, len(ordered), self.settings.batch_trees):
             batch = ordered[start : start + self.settings.batch_trees]
-            output_NK, targets = predict(self.verifier, batch)
+            output_NK, targets = predict(self.verifier, batch, self.step_ends)
             loss = objective.loss(output_NK, targets, rewards)
             total += float(loss.total)
             weight += float(loss.weight)
@@ -364,7 +365,7 @@ class _Run:
 
 
 def _default_learning_rate(verifier: FlowVerifier) -> float:
-    if verifier.settings.tuning == "lora":
-        return 2e-4
+    if verifier.settings.tuning != "full":
+        return {"lora": 2e-4, "frozen": 1e-3}[verifier.settings.tuning]
     num_weights = sum(parameter.numel() for parameter in verifier.parameters())
     return 3e-4 if num_weights < 10_000_000 else 2e-5

@@ -1,0 +1,1 @@
+"""Other people's rollouts: files of solutions that somebody's models wrote, as trees."""
