@@ -32,6 +32,18 @@ class Problem:
     prompt: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """What a chat model is asked: the conversation of the metadata, or the prompt as the user's only message."""
+        return [*self.metadata.get("messages", ())] or [{"role": "user", "content": self.prompt}]
+
+
+def text_of(content: Any) -> str:
+    """The text of a message: it may come as parts, of which those that are no text (images) are left out."""
+    if isinstance(content, str) or content is None:
+        return content or ""
+    return "".join(part["text"] for part in content if part.get("type") == "text")
+
 
 class Usage(NamedTuple):
     """What a proposer was paid. Prompt tokens count once a request, as a server with `n` bills them."""

@@ -187,7 +187,7 @@ class Work(NamedTuple):
     def chats(self) -> list[list[dict[str, str]]]:
         """What `collect` asks for, in its order."""
         problems = islice(ToyTask().problems("train", 0), self.num_problems)
-        return [chat_messages(problem.prompt, None) for problem in problems for _ in range(NUM_SAMPLES)]
+        return [chat_messages(problem, None) for problem in problems for _ in range(NUM_SAMPLES)]
 
 
 @contextmanager

@@ -23,6 +23,7 @@ import servers
 from fake_server import Settings
 from servers import Running, fake_server, free_port
 
+from arts.net import answers
 from arts.net import client as client_module
 from arts.net.address import checked_url, read_key
 from arts.net.client import Client, RequestFailed, ServerUnavailable
@@ -307,7 +308,7 @@ def test_the_time_that_a_server_asks_for_is_waited_by_all(form: str, connect: Co
 def test_a_time_that_makes_no_sense_is_not_waited(
     asked: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_LONGEST_PAUSE_S", 0.1)  # of infinity
+    monkeypatch.setattr(answers, "_LONGEST_PAUSE_S", 0.1)  # of infinity
     with raw_server(lambda number: GOOD if number > 1 else http(429, Retry_After=asked)) as server:
         get(connect(server.url))
         assert server.times[1] - server.times[0] < 2.0

@@ -15,7 +15,7 @@ from toy_search import SCALE, TASK, ExactScorer, FakeProposer, drive, prompt_tok
 from arts.proposers.table import TableProposer
 from arts.protocols import Reply, Request, ScoredTrees, ScoreReply, ScoreRequest, ScoreScale, StepScorer
 from arts.score_function import FunctionScorer
-from arts.search import driver
+from arts.search import loops
 from arts.search.budget import Budget
 from arts.search.driver import Finished, run_batched, run_concurrently
 from arts.search.program import Search, SearchResult
@@ -338,7 +338,7 @@ def test_seconds_end_a_search_with_the_best_answer_so_far(run: Run, monkeypatch:
                 now += 1.0
             return super().propose(requests)
 
-    monkeypatch.setattr(driver.time, "monotonic", lambda: now)
+    monkeypatch.setattr(loops.time, "monotonic", lambda: now)
     for seconds in (1, 2, 5):
         now = 0.0
         one = search(toy(1), build_strategy("self-consistency", ["n=1000", "sure=1"]), Budget(seconds=seconds))
@@ -356,7 +356,7 @@ def test_seconds_count_from_the_start_of_each_search(monkeypatch: pytest.MonkeyP
             now += 1.0
             return super().propose(requests)
 
-    monkeypatch.setattr(driver.time, "monotonic", lambda: now)
+    monkeypatch.setattr(loops.time, "monotonic", lambda: now)
     given = [search(toy(seed), build_strategy("majority"), Budget(draws=64, seconds=3)) for seed in range(NUM)]
     found = results(run_batched, given, Clocked(), None, max_active=1)
     assert {(one.stopped, one.bill.draws) for one in found} == {("budget", 48)}

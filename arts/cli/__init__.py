@@ -15,6 +15,7 @@ from arts.cli.doctor import doctor_command
 from arts.cli.evaluate import evaluate_command, values_command
 from arts.cli.import_rollouts import import_command
 from arts.cli.search import search_command
+from arts.cli.serve import serve_command
 from arts.cli.solve import demo_command, solve_command
 from arts.cli.train import export_verifier_command, train_command
 
@@ -37,6 +38,7 @@ app.command("search")(search_command)
 app.command("leakage")(leakage_command)
 app.command("steps")(steps_command)
 app.command("solve")(solve_command)
+app.command("serve")(serve_command)
 app.command("demo")(demo_command)
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C

@@ -5,7 +5,7 @@ Only local folders are read: nothing is downloaded, nothing is unpickled, `trust
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from arts.tree import ReasoningTree, StopReason
+from arts.tree import ReasoningTree, StopReason, text_of
 
 _FULL_HASH_LIMIT = 1 << 30  # bytes; larger weight files are hashed by size and evenly spaced samples
 _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 20, 64
@@ -50,13 +50,14 @@ class TokenizerFolder:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
 
-    def prompt_text(self, messages: list[dict[str, str]]) -> str:
-        """Messages under the chat template; the last one's text where there is no template."""
+    def prompt_text(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Messages under the chat template; their texts, a blank line between them, where there is no template."""
+        plain = [{**message, "content": text_of(message.get("content"))} for message in messages]
         if self.tokenizer.chat_template is None:
-            return messages[-1]["content"]
-        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            return "\n\n".join(message["content"] for message in plain)
+        return str(self.tokenizer.apply_chat_template(plain, add_generation_prompt=True, tokenize=False))
 
-    def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(self.prompt_text(messages))["input_ids"])
         return list(self.tokenizer(self.prompt_text(messages), add_special_tokens=False)["input_ids"])
@@ -64,13 +65,15 @@ class TokenizerFolder:
     def node_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:
         """Ids of every node; the root's are the prompt.
 
-        With the proposer's own tokenizer its ids are used. Otherwise each step's text is tokenised alone, so that a
-        node's ids never depend on what follows, and a finished step gets the end-of-sequence token.
+        With the proposer's own tokenizer its ids are used, where a step has some. Otherwise each step's text is
+        tokenised alone, so that a node's ids never depend on what follows, and a finished step gets the end-of-sequence
+        token.
         """
-        ids: list[Sequence[int]] = [self.prompt_ids([{"role": "user", "content": tree.problem.prompt}])]
-        if tree.tokenizer == self.fingerprint:
-            return [*ids, *(node.token_ids for node in tree.nodes[1:])]
+        ids: list[Sequence[int]] = [self.prompt_ids(tree.problem.messages)]
         for node in tree.nodes[1:]:
+            if tree.tokenizer == self.fingerprint and (node.token_ids or not node.text):
+                ids.append(node.token_ids)
+                continue
             own = list(self.tokenizer(node.text, add_special_tokens=False)["input_ids"])
             if node.stop is StopReason.EOS and self.tokenizer.eos_token_id is not None:
                 own.append(self.tokenizer.eos_token_id)

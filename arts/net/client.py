@@ -13,22 +13,21 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
-from email.utils import parsedate_to_datetime
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal, TypeVar
 
 import aiohttp
 
 from arts.net.address import checked_url, proxy_for, userinfo
+from arts.net.answers import error_text, retry_after_s
 from arts.net.flow_control import AdaptiveLimit, Breaker, Patience, RetryBudget
 
 T = TypeVar("T")
 FailureKind = Literal["overloaded", "timeout", "connection", "server", "malformed", "refused"]
 
 _LONGEST_BODY = 256 * 2**20
-_LONGEST_PAUSE_S = 600.0
 _LET_OTHERS_SEND_S = 0.1
 _LONGEST_GAP_S = 10.0  # between requests, where the server says too much and not how much
 _MOST_REFUSED = 50  # about different things, without one good answer: what is wrong is wrong with all of them
@@ -72,32 +71,36 @@ class Client:
     ) -> None:
         self.base_url = checked_url(base_url)
         self.timeout_s = timeout_s
-        self.patience = patience or Patience()
+        self._clock = clock
+        self.use(patience or Patience())
         self.limit = AdaptiveLimit(max_in_flight)
-        self.breaker = Breaker(self.patience, clock())
         self.sent: Counter[str] = Counter()
         "requests by what became of them: `good`, or a `FailureKind`"
-        self._key, self._clock = key, clock
+        self._key = key
         # Not by aiohttp's `trust_env`: it sends passwords of ~/.netrc too, and fails over them where there is a key.
         self._proxy = proxy_for(self.base_url)
         self._secrets = [secret for secret in (key, *userinfo(self._proxy)) if secret]
-        self._budget = RetryBudget(self.patience)
         self._rng = random.Random()  # jitter must differ between processes, so it has no fixed seed
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._pause_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._refused: set[str] = set()
-        self._gap_s = 0.0
         self.in_a_hurry = False
         "failures use up attempts whatever they are: for questions that somebody waits for"
         self._unavailable: ServerUnavailable | None = None
+        self._given_up_at = 0.0
         self._over = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="arts-http", daemon=True)
         self._thread.start()
         atexit.register(self.close)
+
+    def use(self, patience: Patience) -> None:
+        """Begin anew with another patience; failures so far are forgotten."""
+        self.patience, self.breaker = patience, Breaker(patience, self._clock())
+        self._budget = RetryBudget(patience)
+        self._pause_until = self._gap_s = 0.0
 
     # --- from any thread ----------------------------------------------------------------------------------------------
 
@@ -231,8 +234,19 @@ class Client:
     def _give_up(self, why: str) -> ServerUnavailable:
         """No further request makes sense; those that wait are told now."""
         self._unavailable = ServerUnavailable(f"{self.base_url} {why}")
+        self._given_up_at = self._clock()
         self._over.set()
         return self._unavailable
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[aiohttp.StreamReader]:
+        """The bytes of a good answer while they come; sent once only. Raises as `post` does."""
+        await self._enter()
+        try:
+            async with self._sent("POST", path, json.dumps(body).encode()) as answer:
+                yield answer.content
+        finally:
+            self._leave()
 
     # --- how many at once ---------------------------------------------------------------------------------------------
 
@@ -263,8 +277,13 @@ class Client:
             self._in_flight += 1
 
     def _check(self) -> None:
-        if self._unavailable is not None:
+        if self._unavailable is None:
+            return
+        if self._clock() < self._given_up_at + self.patience.again_after_s:
             raise self._unavailable
+        self._unavailable, self._over = None, asyncio.Event()
+        self._refused.clear()
+        self.use(self.patience)
 
     def _leave(self) -> None:
         self._in_flight -= 1
@@ -291,15 +310,20 @@ class Client:
 
     async def _send(self, method: str, path: str, body: bytes | None) -> bytes:
         """The body of a good answer."""
+        async with self._sent(method, path, body) as answer:
+            return await _read(answer)
+
+    @asynccontextmanager
+    async def _sent(self, method: str, path: str, body: bytes | None) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A good answer, still to be read; what goes wrong inside is told as what it means for us."""
         url = f"{self.base_url.removesuffix('/v1')}{path}" if path.startswith("/") else f"{self.base_url}/{path}"
         try:
             async with self._opened().request(
                 method, url, data=body, allow_redirects=False, proxy=self._proxy
             ) as answer:
-                content = await _read(answer)
-                if answer.status == 200:
-                    return content
-                raise self._judge(answer, content)
+                if answer.status != 200:
+                    raise self._judge(answer, await _read(answer))
+                yield answer
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise self._give_up(
                 f"could not prove who it is ({self._clean(str(error))}); for a certificate of your own, name its "
@@ -331,7 +355,7 @@ class Client:
     def _judge(self, answer: aiohttp.ClientResponse, content: bytes) -> Exception:
         """What a status other than 200 means for us."""
         status = answer.status
-        said = self._clean(_error_text(content))
+        said = self._clean(error_text(content))
         text = f"HTTP {status}{': ' if said else ''}{said}"
         if 300 <= status < 400:
             place = self._clean(answer.headers.get("Location", "nowhere"))
@@ -343,7 +367,7 @@ class Client:
             given = "the key was not accepted" if self._key else "no key was given: set ARTS_API_KEY"
             return self._give_up(f"wants a key: {given} ({text})")
         if status in (429, 503, 529):
-            return RequestFailed("overloaded", text, retry_after_s=_retry_after_s(answer.headers.get("Retry-After")))
+            return RequestFailed("overloaded", text, retry_after_s=retry_after_s(answer.headers.get("Retry-After")))
         if status >= 500 or status in (408, 409, 425):
             return RequestFailed("server", text)
         return RequestFailed("refused", text)
@@ -371,26 +395,3 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
         if size > _LONGEST_BODY:
             raise RequestFailed("malformed", f"the answer is longer than {_LONGEST_BODY:,} bytes")
     return b"".join(parts)
-
-
-def _error_text(content: bytes) -> str:
-    """What an error's body says, whatever its form."""
-    text = content[:2000].decode("utf-8", "replace")
-    with suppress(ValueError, TypeError, AttributeError, RecursionError):
-        found = json.loads(content)
-        error = found.get("error", found)
-        return str(error.get("message", error) if isinstance(error, dict) else error)
-    return text
-
-
-def _retry_after_s(header: str | None) -> float:
-    """Seconds that the server asks us to wait: a number or a date."""
-    if header is None:
-        return 0.0
-    seconds = 0.0
-    try:
-        seconds = float(header)
-    except ValueError:
-        with suppress(ValueError, TypeError):
-            seconds = parsedate_to_datetime(header).timestamp() - time.time()
-    return min(_LONGEST_PAUSE_S, seconds) if seconds > 0 else 0.0

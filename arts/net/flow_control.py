@@ -5,6 +5,7 @@ multiplicative decrease (Chiu and Jain 1989), retry budgets (Google SRE book, ch
 jitter (Brooker 2015), circuit breakers (Nygard, Release It!).
 """
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -30,12 +31,15 @@ class Patience:
     "retries allowed for each good answer, so that a sick server is not buried in them"
     spare_retries: int = 100
     "allowed besides"
+    again_after_s: float = math.inf
+    "after which a server that was given up is tried once more, by a program that does not end; a run stops instead"
 
     def __post_init__(self) -> None:
         for name in ("max_attempts", "num_failures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("first_contact_s", "first_wait_s", "longest_wait_s", "give_up_s", "retry_ratio", "spare_retries"):
+        times = ("first_contact_s", "first_wait_s", "longest_wait_s", "give_up_s", "again_after_s")
+        for name in (*times, "retry_ratio", "spare_retries"):
             if not getattr(self, name) >= 0:  # also not a number
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 

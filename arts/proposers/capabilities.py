@@ -1,11 +1,11 @@
 """What an OpenAI-compatible server can do for us: found out by `arts.proposers.probe`, printed by `arts doctor`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from arts.proposers.openai_reply import Route
-from arts.tree import LogPriorLaw
+from arts.tree import LogPriorLaw, Problem
 
 Continuing = Literal["token_ids", "continue_final_message", "prefill", "text", "none"]
 """How a path goes on: the ids of the prompt and the path to `/completions`; the path as an assistant's message with
@@ -141,11 +141,14 @@ class LocalTokenizer(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def prompt_text(self, messages: list[dict[str, str]]) -> str: ...
+    def prompt_text(self, messages: Sequence[Mapping[str, Any]]) -> str: ...
 
-    def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]: ...
+    def prompt_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
 
 
-def chat_messages(prompt: str, system: str | None) -> list[dict[str, str]]:
-    messages = [{"role": "system", "content": system}] if system else []
-    return [*messages, {"role": "user", "content": prompt}]
+def chat_messages(problem: Problem, system: str | None) -> list[dict[str, Any]]:
+    """A problem as a conversation; a system message of its own counts more than the one given."""
+    messages = problem.messages
+    if system and messages[0].get("role") not in ("system", "developer"):
+        messages.insert(0, {"role": "system", "content": system})
+    return messages

@@ -116,7 +116,7 @@ class HFProposer:
     def _prefix_parts(self, request: Request) -> list[Sequence[int]]:
         if request.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens {request.max_new_tokens}; it must be at least 1")
-        prompt = self.language_model.prompt_ids(request.problem.prompt)
+        prompt = self.language_model.text.prompt_ids(request.problem.messages)
         return [prompt, *(step.token_ids for step in request.prefix)]
 
     def _draw(self, rows: list[_Row], requests: Sequence[Request], prefixes: Sequence[Parts]) -> None:

@@ -195,7 +195,7 @@ class OpenAIProposer:
     def _reply(self, request: Request, choice: Choice) -> Reply:
         """One draw of an answer that is billed already."""
         try:
-            return Reply((self._steps_of(choice, whole=request.whole),), Usage())
+            return Reply((self._steps_of(choice, request),), Usage())
         except ValueError as error:
             return Reply((_FAILED,), Usage(), f"malformed: {error}")
 
@@ -236,6 +236,7 @@ class OpenAIProposer:
             can.limit_field: _within_context(request.max_new_tokens, prompt, can.max_context),
             "seed": _server_seed(seeds[0]),
             **(EXTRA_FIELDS if can.extra_fields else {}),
+            **_own_fields(request.problem),
             **prompt,
         }
         if len(seeds) > 1:
@@ -257,7 +258,7 @@ class OpenAIProposer:
 
     async def _prompt(self, problem: Problem, prefix: Sequence[Step]) -> dict[str, Any]:
         """The part of a request's body that says what is to be continued."""
-        can, messages = self.capabilities, chat_messages(problem.prompt, self.settings.system)
+        can, messages = self.capabilities, chat_messages(problem, self.settings.system)
         begun = "".join(step.text for step in prefix)
         if can.continuing == "token_ids":
             if any(step.text and not step.token_ids for step in prefix):
@@ -275,19 +276,19 @@ class OpenAIProposer:
             **(CONTINUE_FLAGS if can.continuing == "continue_final_message" else {}),
         }
 
-    async def _ids(self, problem: Problem, messages: list[dict[str, str]]) -> list[int]:
+    async def _ids(self, problem: Problem, messages: list[dict[str, Any]]) -> list[int]:
         """Ids of a prompt; siblings that ask at the same time share one request."""
-        if problem.prompt not in self._prompt_ids:
+        if problem.id not in self._prompt_ids:
             while len(self._prompt_ids) >= _PROMPTS_KEPT:
                 del self._prompt_ids[next(iter(self._prompt_ids))]
-            self._prompt_ids[problem.prompt] = asyncio.ensure_future(self._ask_ids(messages))
+            self._prompt_ids[problem.id] = asyncio.ensure_future(self._ask_ids(messages))
         try:
-            return await asyncio.shield(self._prompt_ids[problem.prompt])
-        except RequestFailed:
-            self._prompt_ids.pop(problem.prompt, None)
+            return await asyncio.shield(self._prompt_ids[problem.id])
+        except (RequestFailed, ServerUnavailable):
+            self._prompt_ids.pop(problem.id, None)
             raise
 
-    async def _ask_ids(self, messages: list[dict[str, str]]) -> list[int]:
+    async def _ask_ids(self, messages: list[dict[str, Any]]) -> list[int]:
         if self._tokenizer:
             return self._tokenizer.prompt_ids(messages)
         ids = await tokenize(self.client, self.capabilities.model, messages)
@@ -295,16 +296,17 @@ class OpenAIProposer:
             raise RequestFailed("malformed", "/tokenize gave no ids for a prompt")
         return ids
 
-    def _steps_of(self, choice: Choice, *, whole: bool) -> tuple[Step, ...]:
-        steps = steps_of(choice, self.step_separator, whole=whole)
-        return steps if self._law_is_known else tuple(step._replace(log_prior=None) for step in steps)
+    def _steps_of(self, choice: Choice, request: Request) -> tuple[Step, ...]:
+        steps = steps_of(choice, self.step_separator, whole=request.whole)
+        law_is_known = self._law_is_known and not _own_fields(request.problem)
+        return steps if law_is_known else tuple(step._replace(log_prior=None) for step in steps)
 
     def _usage(self, prefix: Sequence[Step], problem: Problem, completion: Completion) -> Usage:
         """What the server says it took, or an estimate from the texts where it says nothing of use."""
         prompt, generated = completion.prompt_tokens, completion.generated_tokens
         estimated = prompt is None or generated is None
         if prompt is None:
-            known = self._prompt_ids.get(problem.prompt)
+            known = self._prompt_ids.get(problem.id)
             prompt = len(known.result()) if known and known.done() else _estimate(problem.prompt)
             prompt += sum(step.num_tokens for step in prefix)
         if generated is None:
@@ -313,6 +315,12 @@ class OpenAIProposer:
 
 
 _FAILED: tuple[Step, ...] = (Step("", (), None, StopReason.ERROR),)
+
+
+def _own_fields(problem: Problem) -> Mapping[str, Any]:
+    """Fields of a request that the problem brings along, as a conversation does that came with its own temperature."""
+    fields: Mapping[str, Any] = problem.metadata.get("fields", {})
+    return fields
 
 
 def _says_anything(choice: Choice, completion: Completion) -> bool:

@@ -20,7 +20,7 @@ from arts.proposers.capabilities import (
     chat_messages,
 )
 from arts.proposers.openai_reply import Choice, Completion, Route, read_completion
-from arts.tree import LogPriorLaw
+from arts.tree import LogPriorLaw, Problem
 
 _FORMS: tuple[tuple[bool, bool, LimitField], ...] = (
     (True, True, "max_tokens"),
@@ -89,7 +89,7 @@ async def probe(
         ServerUnavailable: the server is down or wants another key.
     """
     row = await find_model(client, model)
-    asking = _Asking(client, str(row["id"]), chat_messages(prompt, system), tokenizer)
+    asking = _Asking(client, str(row["id"]), chat_messages(Problem("probe", prompt), system), tokenizer)
     client.in_a_hurry = True
     try:
         return await _ask_all(asking, row, prompt)
@@ -129,7 +129,7 @@ class _Asking:
     """The questions, one a method."""
 
     def __init__(
-        self, client: Client, model: str, messages: list[dict[str, str]], tokenizer: LocalTokenizer | None
+        self, client: Client, model: str, messages: list[dict[str, Any]], tokenizer: LocalTokenizer | None
     ) -> None:
         self.client, self.model, self.messages, self.tokenizer = client, model, messages, tokenizer
         self.extra, self.chat, self.coldest = True, True, 0.0
@@ -303,7 +303,7 @@ def _first_top_log_probs(body: Any) -> dict[str, float]:
     return {str(token): float(value) for token, value in found["top_logprobs"][0].items()}
 
 
-async def tokenize(client: Client, model: str, messages: list[dict[str, str]]) -> list[int] | None:
+async def tokenize(client: Client, model: str, messages: list[dict[str, Any]]) -> list[int] | None:
     """Ids of a prompt under the server's own chat template, where the server tells (vLLM does)."""
     body = {"model": model, "messages": messages, "add_generation_prompt": True}
     try:
@@ -318,7 +318,8 @@ async def measure_load(
 ) -> list[Load]:
     """Requests a second with 1, 2, 4, ... in flight, until twice as many bring less than a tenth more."""
     loads: list[Load] = []
-    what: dict[str, Any] = {"messages": chat_messages(prompt, None)} if capabilities.chat else {"prompt": prompt}
+    messages = chat_messages(Problem("load", prompt), None)
+    what: dict[str, Any] = {"messages": messages} if capabilities.chat else {"prompt": prompt}
     body = {"model": capabilities.model, **what, "temperature": 1.0, capabilities.limit_field: max_tokens}
     route: Route = "chat" if capabilities.chat else "completions"
 

@@ -65,6 +65,8 @@ class SearchResult:
     "draws that failed, did not finish, were empty or repeated themselves"
     curve: tuple[CurvePoint, ...] = ()
     "one point for every change, the first at no cost, the last what this result says"
+    last_failure: str = ""
+    "what the proposer said of the last draw that failed"
 
     @property
     def text(self) -> str | None:
@@ -125,6 +127,7 @@ class Search:
         self.tree = SearchTree(problem, scale=scale, judge=judge, max_new_tokens=max_new_tokens, scored=self._scored)
         self.bill, self._paid = Bill(), Usage()
         self.stopped: str | None = None
+        self.last_failure = ""
         self._seed, self._verifier_caches = seed, verifier_caches
         self._prompt_tokens, self._prompt_is_known = prompt_tokens, prompt_tokens > 0
         self._rng = random.Random(f"search {seed} {problem.id}")
@@ -213,6 +216,7 @@ class Search:
             stopped,
             dict(self.tree.counts),
             tuple(self._curve),
+            self.last_failure,
         )
 
     def _answer(self) -> int | None:
@@ -326,6 +330,7 @@ class Search:
             paid = reply.usage
             more = Bill(paid.generated_tokens, 0, len(reply.draws), 0, paid.prompt_tokens, paid.requests)
             self.bill, self._paid = self.bill.plus(more), self._paid.plus(paid)
+            self.last_failure = reply.failure or self.last_failure
         self.bill = self.bill._replace(nodes=len(self.tree) - 1)
         self._wave = [piece for piece in self._wave if piece.left > 0]
         if self._is_cut and path and self.tree.stop(path[-1]) is StopReason.LENGTH:

@@ -83,9 +83,13 @@ class SearchTree:
         verdict = self._verdicts.get(node)
         return None if verdict is None else verdict.answer
 
+    def verdict(self, node: int) -> Verdict | None:
+        """The checker's word on a finished path, to be shown; no strategy may look."""
+        return self._verdicts.get(node)
+
     def is_correct(self, node: int) -> bool:
-        """The checker's word, for curves; no strategy may look."""
-        verdict = self._verdicts.get(node)
+        """The same for curves; no strategy may look."""
+        verdict = self.verdict(node)
         return verdict is not None and verdict.correct
 
     def log_prior(self, node: int) -> float:
@@ -134,13 +138,13 @@ class SearchTree:
 
         A flow is put between the two rewards; a strength goes through the logistic function, which keeps its order.
         """
-        return self._as_value(self.log_flow(node))
+        return self.as_value(self.log_flow(node))
 
     def path_value(self, node: int) -> float:
         """The same of the score of the whole path (`path_log_score`)."""
-        return self._as_value(self.path_log_score(node))
+        return self.as_value(self.path_log_score(node))
 
-    def _as_value(self, log_score: float) -> float:
+    def as_value(self, log_score: float) -> float:
         flow = _exp(log_score)
         match self.scale.kind:
             case "log_value":

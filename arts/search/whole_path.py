@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from arts.protocols import Scorer, ScoreReply, ScoreRequest, ScoreScale
 from arts.tree import Node, ReasoningTree
 
+_PROMPTS_KEPT = 4096
+
 
 class WholePathScorer:
     """A `StepScorer` over a `Scorer`: reward models, Python functions, and the alternative to compare a cache with.
@@ -18,7 +20,7 @@ class WholePathScorer:
     def __init__(self, scorer: Scorer, *, tokenizer: str | None = None) -> None:
         self.scorer, self.tokenizer = scorer, tokenizer
         self.scale: ScoreScale = getattr(scorer, "scale", ScoreScale())
-        self._prompt_tokens: dict[str, int] = {}
+        self._prompt_tokens: dict[str, int] = {}  # of the problems seen last: a server sees ever new ones
 
     def score_steps(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
         """One call of the scorer for all, and one more for each problem that is seen for the first time."""
@@ -27,6 +29,8 @@ class WholePathScorer:
             known = request.problem.id in self._prompt_tokens
             calls.setdefault(None if known else request.problem.id, []).append(index)
         replies: dict[int, ScoreReply] = {}
+        while len(self._prompt_tokens) > _PROMPTS_KEPT:
+            del self._prompt_tokens[next(iter(self._prompt_tokens))]
         for indices in calls.values():
             replies |= zip(indices, self._score([requests[index] for index in indices]), strict=True)
         return [replies[index] for index in range(len(requests))]

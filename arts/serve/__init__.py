@@ -1,0 +1,1 @@
+"""`arts serve`: searches with a verifier behind OpenAI's protocol."""
