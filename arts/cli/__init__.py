@@ -15,6 +15,7 @@ from arts.cli.evaluate import evaluate_command, values_command
 from arts.cli.search import search_command
 from arts.cli.solve import demo_command, solve_command
 from arts.cli.train import export_verifier_command, train_command
+from arts.cli.view import view_command
 
 app = typer.Typer(
     help="Make a frozen language model better at problems whose answers can be checked.",
@@ -31,6 +32,7 @@ app.command("export-verifier")(export_verifier_command)
 app.command("evaluate")(evaluate_command)
 app.command("values")(values_command)
 app.command("search")(search_command)
+app.command("view")(view_command)
 app.command("solve")(solve_command)
 app.command("demo")(demo_command)
 
