@@ -41,7 +41,7 @@ def evaluate_command(
     inner_values: Annotated[
         Path | None, typer.Option(help="file of `arts values`: report how well inner scores rank")
     ] = None,
-    report: Annotated[bool, typer.Option(help="write report.html too (needs matplotlib)")] = True,
+    report: Annotated[bool, typer.Option(help="write report.html and view.html too (needs matplotlib)")] = True,
     seed: int = 0,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
@@ -54,12 +54,16 @@ def evaluate_command(
     from arts.build import about, build_task, named_scorers
     from arts.evaluate.calibration import write_calibrations
     from arts.evaluate.diagnostics import diagnose
+    from arts.evaluate.groups import problem_groups
     from arts.evaluate.inner import load_inner_values
     from arts.evaluate.report import write_report
     from arts.evaluate.rows import write_rows
     from arts.evaluate.run import evaluate_trees, write_results
-    from arts.evaluate.table import print_diagnostics, print_table
+    from arts.evaluate.table import print_diagnostics, print_table, verifier_label
+    from arts.pages.links import VIEW_FILE, command_line
+    from arts.protocols import ScoreScale
     from arts.store import load_trees, open_collection
+    from arts.view.page import View, write_view
 
     started = time.monotonic()
     aggregation = None if aggregate is None else choice("aggregate", aggregate, get_args(Aggregation))
@@ -93,7 +97,17 @@ def evaluate_command(
         print(f"chances: {write_calibrations(found.calibrations, out)}")
     if report:
         shown = next(iter(scored.values())).trees if scored else pool
-        print(f"report:  {write_report(evaluation, shown, out, diagnostics=found)}")
+        groups = problem_groups(evaluation, pool, scored, difficulty=task.difficulty)
+        view = View(
+            title=str(trees),
+            trees=shown,
+            scale=next(iter(evaluation.scales.values()), ScoreScale()),
+            chosen_by=verifier_label(next(iter(scored), "the verifier")),
+            groups=groups,
+            about=[("made by", command_line(sys.argv))],
+        )
+        print(f"trees:   {write_view(view, out / VIEW_FILE)}")
+        print(f"report:  {write_report(evaluation, shown, out, diagnostics=found, groups=groups)}")
 
 
 def values_command(

@@ -58,6 +58,8 @@ def search_command(
     temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
     top_p: Annotated[float, typer.Option(help="nucleus sampling mass")] = 1.0,
     curves: Annotated[bool, typer.Option(help="note the answer at every budget below, in the rows")] = False,
+    keep_trees: Annotated[bool, typer.Option(help="keep every tree, and write view.html to look at them")] = False,
+    report: Annotated[bool, typer.Option(help="write report.html too (needs matplotlib)")] = True,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
     list_strategies: LIST = False,
@@ -66,12 +68,18 @@ def search_command(
 
     A run that was stopped goes on, and strategies, budgets and seeds can be added to the same folder later.
     """
+    from dataclasses import replace
     from itertools import islice
 
     from arts.build import build_proposer, build_step_scorer, build_task, needs_torch, verifier_identity
     from arts.console import progress
+    from arts.cli.view import view_of_searches
+    from arts.evaluate.search_report import write_search_report
+    from arts.evaluate.search_trees import TreeFile, read_searched_trees
     from arts.evaluate.searches import SearchSpec, run_specs, summarize, table_lines
+    from arts.pages.links import VIEW_FILE, command_line
     from arts.search.strategies import STRATEGIES
+    from arts.view.page import write_view
 
     choice("split", split, get_args(Split))
     budgets: list[int | None] = [*budget_tokens] if budget_tokens else [None]
@@ -102,10 +110,22 @@ def search_command(
             scorer,
             header=header,
             keep_curves=curves,
+            keep_trees=TreeFile(out, scorer.scale if scorer else None) if keep_trees else None,
             watch=lambda done, total: tell(done),
         )
-    print("\n".join(table_lines(summarize(rows))))
+    summaries = summarize(rows)
+    print("\n".join(table_lines(summaries)))
     reasons = Counter(row.stopped for row in rows if row.failed)
     for reason, count in reasons.most_common(3):
         print(f"note: {count} searches {reason}; the same command tries them again", file=sys.stderr)
     print(f"{len(problems)} problems; tokens are means a problem; rows in {out}")
+    groups = None
+    if keep_trees:
+        wanted = {(row.spec, row.problem) for row in rows}
+        searched = [one for one in read_searched_trees(out) if one.key in wanted]
+        view = view_of_searches(searched, str(out))
+        groups = view.groups
+        made_by = ("made by", command_line(sys.argv))
+        print(f"trees:  {write_view(replace(view, about=[made_by]), out / VIEW_FILE)}")
+    if report:
+        print(f"report: {write_search_report(summaries, out, header=header, command=sys.argv, groups=groups)}")

@@ -166,7 +166,7 @@ def evaluate_trees(
         for name, scored in verifiers.items()
     }
     log_flows = {name: read_log_flows(scored.trees, scales[name].aggregation) for name, scored in verifiers.items()}
-    accuracy = {k: _accuracies(draws, log_flows, k, seed) for k in sizes}
+    accuracy = {k: accuracies(draws, log_flows, k, seed) for k in sizes}
 
     estimate = paired_bootstrap(len(trees), seed)
     ones_P = np.ones(len(trees))
@@ -183,7 +183,7 @@ def evaluate_trees(
         )
         for name in final
     }
-    masks = {"rare": draws.rare_P, **_difficulty_masks(trees, difficulty)}
+    masks = {"rare": draws.rare_P, **difficulty_masks(trees, difficulty)}
     return Evaluation(
         command=tuple(command),
         seed=seed,
@@ -218,7 +218,7 @@ def flow_vote_name(verifiers: Sequence[str], name: str) -> str:
     return "flow_vote" if name == verifiers[0] else f"{name}_flow_vote"
 
 
-def _accuracies(draws: Draws, log_flows: Mapping[str, Floats], k: int, seed: int) -> dict[str, Floats]:
+def accuracies(draws: Draws, log_flows: Mapping[str, Floats], k: int, seed: int) -> dict[str, Floats]:
     """Every selector's chance to be right on every problem, shape (P,), in the order of the tables."""
     member_SN = draw_subsets(draws.num_samples, k, seed)
     accuracy = {name: argmax_accuracy(draws, log_flow_PN, k) for name, log_flow_PN in log_flows.items()}
@@ -236,7 +236,7 @@ def compared(verifiers: tuple[str, ...]) -> list[tuple[str, str]]:
     return against_base + [(verifiers[0], other) for other in verifiers[1:]]
 
 
-def _difficulty_masks(
+def difficulty_masks(
     trees: Sequence[ReasoningTree], difficulty: Callable[[Problem], str | None] | None
 ) -> dict[str, Bools]:
     """One mask a class, in natural order: "3-9 solutions" comes before "10-29 solutions"."""

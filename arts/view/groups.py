@@ -1,20 +1,12 @@
 """Which problems are worth a look: the named groups that the viewer filters by and that reports link to."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
+from arts.pages.links import Group
 from arts.tree import ReasoningTree
 from arts.view.columns import Ends, is_right
 
 MAX_RARE = 2  # 1 or 2 right draws, as in the tables
-
-
-class Group(NamedTuple):
-    """Some of the trees."""
-
-    title: str
-    members: Sequence[int]
-    "positions among the trees"
 
 
 def usual_groups(

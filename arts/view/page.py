@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from arts.pages.html import Markup, asset, data_block, document
+from arts.pages.links import Group, unique_keys
 from arts.protocols import Aggregation, ScoreScale
 from arts.residuals import Law
 from arts.store import write_atomically
 from arts.tree import ReasoningTree
 from arts.view.columns import choose_end, count_ends, flow_range, largest_residual, tree_columns
-from arts.view.groups import Group, groups_to_json, usual_groups
+from arts.view.groups import groups_to_json, usual_groups
 
 _BLOCK_BYTES = 200_000  # of JSON: small enough to be read in milliseconds, large enough to compress well
 _PROMPT_CHARACTERS = 160  # of a prompt in the list
@@ -114,16 +115,6 @@ def render_view(view: View) -> str:
         styles=[asset("arts.pages", "base.css"), asset("arts.view", "page/view.css")],
         scripts=list(_scripts(with_latex=any(map(_holds_latex, trees)))),
     )
-
-
-def unique_keys(ids: Sequence[str]) -> list[str]:
-    """Each id, with a number behind it where it was there before."""
-    seen: dict[str, int] = {}
-    keys: list[str] = []
-    for one in ids:
-        seen[one] = seen.get(one, 0) + 1
-        keys.append(one if seen[one] == 1 else f"{one} ({seen[one]})")
-    return keys if len(set(keys)) == len(keys) else [f"{number} {one}" for number, one in enumerate(ids, start=1)]
 
 
 def _scripts(*, with_latex: bool) -> Iterator[str]:

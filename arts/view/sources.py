@@ -1,4 +1,4 @@
-"""Trees to look at, from whatever was named: a collection, a file of trees, a folder of searches that kept theirs."""
+"""Trees to look at, from a collection or a file of trees; says what else could be named where there are none."""
 
 import json
 from dataclasses import dataclass
@@ -7,9 +7,6 @@ from pathlib import Path
 
 from arts.store import open_collection, read_trees, tree_from_json
 from arts.tree import ReasoningTree
-
-KEPT_TREES = "trees.jsonl"
-"the trees of a folder of searches"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +52,6 @@ def _read_folder(folder: Path, first: int, most: int) -> Source:
             task=str(collection.header["task"]),
             command=" ".join(["arts", *map(str, command[1:])]) if command else "",
         )
-    if (folder / KEPT_TREES).is_file():
-        return _read_file(folder / KEPT_TREES, first, most)
     if (folder / "searches.jsonl").is_file():
         raise ValueError(
             f"{str(folder)!r} holds the rows of searches without their trees; run its `arts search` command with "

@@ -4,7 +4,8 @@ const LOOSE = { row: 32, nodeHeight: 26, gap: 34, margin: 20, root: 108 };
 const DENSE = { row: 12, nodeHeight: 9, gap: 45, margin: 20, root: 9 };
 const LETTER_WIDTH = 7.5; // of the label's monospaced font
 const MIN_WIDTH = 150; // of a node; a tree that needs narrower ones is scrolled instead
-const MAX_OPENED = 400; // steps that are unfolded at first
+const SMALL = 160; // steps of a tree that is unfolded whole at first
+const MAX_OPENED = 60; // of a larger one
 
 /**
  * Positions of all nodes that are not hidden below a folded one.
@@ -25,7 +26,10 @@ function layOut(tree, unfolded, isDense, room) {
   for (const one of placed) boxes.set(one.data.id, { node: one.data, x: columnAt(one.depth), y: one.x - top });
   const [, bottom] = extent([...boxes.values()], (box) => box.y);
   const [, right] = extent([...boxes.values()], (box) => box.x);
-  return { boxes, ordered: preOrder(tree.root, unfolded), size, nodeWidth, width: right + nodeWidth + size.margin, height: bottom + size.row / 2 + size.margin };
+  return {
+    boxes, size, nodeWidth, ordered: preOrder(tree.root, unfolded),
+    width: right + nodeWidth + size.margin, height: bottom + size.row / 2 + size.margin,
+  };
 }
 
 /** In a tree taller than the window a parent stands beside its first child, so that reading starts at the top left. */
@@ -67,10 +71,11 @@ function preOrder(root, unfolded) {
 
 /** What is unfolded at first: level by level as much as fits, and always the chosen path. */
 function firstUnfolded(tree) {
+  if (tree.nodes.length <= SMALL) return allUnfolded(tree);
   const unfolded = new Set([0]);
   let shown = tree.root.children.length;
   let level = tree.root.children;
-  while (level.length && shown <= MAX_OPENED) {
+  while (level.length) {
     const next = level.flatMap((node) => node.children);
     shown += next.length;
     if (shown > MAX_OPENED) break;

@@ -168,7 +168,7 @@ async function fillList({ openFirst = false } = {}) {
 
 function showPlaces(places, openFirst, note = "") {
   state.places = places;
-  byId("found").textContent = `${places.length.toLocaleString("en")} of ${plural(INDEX.keys.length, "problem")}${note}`;
+  byId("found").textContent = `${places.length.toLocaleString("en")} of ${plural(INDEX.keys.length, NOUN)}${note}`;
   list.show(places, state.place);
   if (openFirst && places.length && !places.includes(state.place)) openProblem(places[0]);
   else if (state.tree) showPlace();

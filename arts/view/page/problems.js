@@ -1,6 +1,7 @@
 // The list of problems: which are in it, in what order, and the rows that are in sight.
 
 const ROW_HEIGHT = 50;
+const NOUN = INDEX.notes.length ? "tree" : "problem"; // with notes, several trees may be of one problem
 
 const groupMembers = (name) => INDEX.groups.find((group) => group.name === name)?.members ?? [...INDEX.keys.keys()];
 
@@ -20,8 +21,9 @@ function inOrder(places, order) {
 function fillGroups(picker) {
   const option = (value, title, count) =>
     make("option", "", `${title} (${count.toLocaleString("en")})`, { value, disabled: count === 0 });
+  const all = `All ${NOUN}s`;
   const groups = INDEX.groups.map((group) => option(group.name, group.title, group.members.length));
-  picker.replaceChildren(option("", "All problems", INDEX.keys.length), ...groups);
+  picker.replaceChildren(option("", all, INDEX.keys.length), ...groups);
 }
 
 class ProblemList {
@@ -60,8 +62,9 @@ class ProblemList {
     const [right, draws] = [INDEX.right[place], INDEX.draws[place]];
     const bar = make("i");
     bar.style.width = `${draws ? (100 * right) / draws : 0}%`;
-    const facts = [make("span", "meter", bar), `${right} of ${draws} right`];
-    if (INDEX.notes[place]) facts.push(make("span", "row-note", INDEX.notes[place]));
+    const note = INDEX.notes[place];
+    const facts = [make("span", "meter", bar), note ? `${right}/${draws}` : `${right} of ${draws} right`];
+    if (note) facts.push(make("span", "row-note", note));
     const row = make("div", "row", [
       make("span", "row-prompt", oneLine(INDEX.prompts[place]) || "(empty)", { dir: "auto" }),
       make("span", "row-facts", facts),
