@@ -72,8 +72,8 @@ def search_command(
     from itertools import islice
 
     from arts.build import build_proposer, build_step_scorer, build_task, needs_torch, verifier_identity
-    from arts.console import progress
     from arts.cli.view import view_of_searches
+    from arts.console import progress
     from arts.evaluate.search_report import write_search_report
     from arts.evaluate.search_trees import TreeFile, read_searched_trees
     from arts.evaluate.searches import SearchSpec, run_specs, summarize, table_lines

@@ -75,7 +75,9 @@ def read_view(source: Path, *, first: int, most: int) -> "tuple[View, int | None
     from arts.view.sources import read_source
 
     folder = source.parent if source.is_file() else source
-    if source.name == "draws.jsonl" or (not (source / "collection.json").exists() and (source / "draws.jsonl").exists()):
+    if source.name == "draws.jsonl" or (
+        not (source / "collection.json").exists() and (source / "draws.jsonl").exists()
+    ):
         return _view_of_draws(folder / "draws.jsonl", str(source), first, most)
     if (source / TREES).is_file() or (source.name == TREES and (folder / "searches.jsonl").exists()):
         searched = read_searched_trees(folder)

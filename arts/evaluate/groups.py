@@ -43,7 +43,9 @@ def problem_groups(
         said = label(evaluation, name)
         groups[f"right:{name}"] = Group(f"{said}: right", np.flatnonzero(right_P).tolist())
         if name != "oracle":
-            groups[f"missed:{name}"] = Group(f"{said}: right one missed", np.flatnonzero(solvable_P & ~right_P).tolist())
+            groups[f"missed:{name}"] = Group(
+                f"{said}: right one missed", np.flatnonzero(solvable_P & ~right_P).tolist()
+            )
     for name, mask_P in difficulty_masks(trees, difficulty).items():
         groups[name] = Group(name.capitalize(), np.flatnonzero(mask_P).tolist())
     return groups

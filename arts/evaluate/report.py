@@ -114,7 +114,9 @@ def _header(evaluation: Evaluation, groups: Mapping[str, Group]) -> Iterator[Mar
         drawn.append(_tile(label(evaluation, name), style(evaluation, name), value, at_n[name]))
     yield element("div", *drawn, class_="tiles")
     if evaluation.command:
-        yield element("p", "Every figure here was made by ", element("code", command_line(evaluation.command)), class_="made")
+        yield element(
+            "p", "Every figure here was made by ", element("code", command_line(evaluation.command)), class_="made"
+        )
 
 
 def _tile(name: str, look: Style, value: str, estimate: Estimate) -> Markup:
@@ -237,7 +239,9 @@ def _examples(evaluation: Evaluation, trees: Sequence[ReasoningTree], *, linked:
             badges[example.chosen] = f"picked by {verifier_label(evaluation.verifiers[0])}"
         yield element(
             "div",
-            element("h3", tree_link(example.title, keys[example.position], example.chosen) if linked else example.title),
+            element(
+                "h3", tree_link(example.title, keys[example.position], example.chosen) if linked else example.title
+            ),
             element("div", tree.problem.prompt, class_="prompt"),
             tree_markup(tree, chosen=example.chosen, badges=badges),
             class_="example",

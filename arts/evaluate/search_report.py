@@ -59,7 +59,7 @@ def write_search_report(
 
     Args:
         header: task, proposer, verifier and split of the searches.
-        groups: of `search_groups`, where the trees are in a viewer's page beside the report. None: there is no such page.
+        groups: of `search_groups`, where the trees are in a viewer's page beside the report. None: there is none.
     """
     best = max(summaries, key=lambda one: one.accuracy.value or 0.0)
     title = f"{_name(best)}: {percent(best.accuracy.value)} right"
@@ -80,7 +80,8 @@ def _page_parts(
     seeds = f" · {num_seeds} seeds" if num_seeds > 1 else ""
     yield element("p", f"Search · {header.get('task')} · {best.num_problems} problems{seeds}", class_="eyebrow")
     yield element(
-        "h1", f"{_name(best)} is right on {percent(best.accuracy.value)}, for {best.generated_tokens:,.0f} tokens a problem"
+        "h1",
+        f"{_name(best)} is right on {percent(best.accuracy.value)}, for {best.generated_tokens:,.0f} tokens a problem",
     )
     yield element("div", *(_tile(one, looks, groups) for one in _largest_budgets(summaries)), class_="tiles")
     yield element("p", "Every figure here was made by ", element("code", command_line(command)), class_="made")
@@ -92,7 +93,9 @@ def _page_parts(
         yield section(heading, chart, note=note)
     yield section("All figures", _table(summaries, looks, groups), note=_table_note(summaries, groups))
     parts = ", ".join(f"{name} {value}" for name, value in header.items())
-    how = "Means over seeds; 95% percentile intervals of 2,000 resamples of the problems, the same ones for every figure."
+    how = (
+        "Means over seeds; 95% percentile intervals of 2,000 resamples of the problems, the same ones for every figure."
+    )
     yield element("footer", element("p", f"{how} Made with {parts}."))
 
 
@@ -162,8 +165,8 @@ def _table_note(summaries: Sequence[SpecSummary], groups: Mapping[str, Group]) -
     """How to read the table, and what went wrong."""
     failed = sum(one.failed for one in summaries)
     return (
-        "Covered: a right solution is in the tree, chosen or not. Differences are to the first strategy at the same budget, "
-        "on the same problems."
+        "Covered: a right solution is in the tree, chosen or not. Differences are to the first strategy at the same "
+        "budget, on the same problems."
         + (" Missed: searches that found a right solution and chose another." if groups else "")
         + (f" {failed} searches failed and count as wrong." if failed else "")
     )

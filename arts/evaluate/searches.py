@@ -93,7 +93,7 @@ def run_specs(
         spec.build()  # mistakes are said before any work
     folder.mkdir(parents=True, exist_ok=True)
     _check_header(folder / HEADER, header)
-    # A search that failed is tried again, and rows made without curves or trees are of no use where those are asked for.
+    # A search that failed is tried again, and so is one without the curve or the tree that is asked for now.
     rows = {
         (row.spec, row.problem): row
         for row in read_rows(folder)

@@ -59,10 +59,8 @@ class Bar:
     high: float
 
 
-def line_chart(
-    name: str, series: Sequence[Series], *, x_label: str, y_label: str, x_name: str = "k = {:g}"
-) -> Markup:
-    """Lines over a logarithmic x axis, each with its interval as a band (a whisker at a lone point), its name at the end.
+def line_chart(name: str, series: Sequence[Series], *, x_label: str, y_label: str, x_name: str = "k = {:g}") -> Markup:
+    """Lines over a logarithmic x axis, each with its interval as a band (at a lone point a whisker), its name behind.
 
     Args:
         name: unique on the page; the SVG's ids begin with it.
@@ -219,5 +217,3 @@ def _label_ends(axes: "Axes", series: Sequence[Series], x: float) -> None:
             f"{one.label}  {100 * one.value[-1]:.1f}%", (x, height), xytext=(12, 0), textcoords="offset points",
             va="center", color=COLOURS[one.style.role], annotation_clip=False,
         )  # fmt: skip
-
-

@@ -1,4 +1,4 @@
-"""How a matplotlib figure becomes inline SVG that takes its colours and fonts from the page, with values under the pointer.
+"""How a matplotlib figure becomes inline SVG: colours and fonts are the page's, values appear under the pointer.
 
 matplotlib is the extra `report`, and is used without its global state. Knows figures; not what is drawn on them.
 """
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # matplotlib knows no CSS variables: each role is drawn in a colour that occurs nowhere else, and replaced in the SVG.
 _ROLES = (
-    "ink", "muted", "line", "card", "arts", "majority", "random", "oracle", "second", "third", "fourth", "fifth", "sixth"
+    "ink", "muted", "line", "card", "arts", "majority", "random", "oracle", "second", "third", "fourth", "fifth",
+    "sixth",
 )  # fmt: skip
 COLOURS = {role: f"#0102{index:02x}" for index, role in enumerate(_ROLES, start=1)}
 _SETTINGS: dict[str, Any] = {
@@ -77,9 +78,7 @@ def new_figure(matplotlib: Any, *, width_in: float, height_in: float) -> tuple["
     return figure, axes
 
 
-def to_markup(
-    figure: "Figure", axes: "Axes", name: str, description: str, points: Sequence[Point]
-) -> Markup:
+def to_markup(figure: "Figure", axes: "Axes", name: str, description: str, points: Sequence[Point]) -> Markup:
     """The figure as an SVG element without prolog, metadata and fixed size, its ids prefixed with the chart's name.
 
     Args:

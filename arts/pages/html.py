@@ -60,7 +60,9 @@ def section(title: str, *children: str, note: str = "") -> Markup:
 
 def page(title: str, *body: str) -> str:
     """A page to read, as the text of one file; nothing on it runs."""
-    return document(title, element("main", *body), styles=[asset("arts.pages", "base.css"), asset("arts.pages", "style.css")])
+    return document(
+        title, element("main", *body), styles=[asset("arts.pages", "base.css"), asset("arts.pages", "style.css")]
+    )
 
 
 def document(title: str, body: Markup, *, styles: Sequence[str], scripts: Sequence[str] = ()) -> str:
@@ -80,13 +82,18 @@ def document(title: str, body: Markup, *, styles: Sequence[str], scripts: Sequen
     policy = _POLICY + "".join(
         [f"; script-src {' '.join(map(_script_hash, scripts))}; base-uri 'none'; form-action 'none'"] if scripts else []
     )
-    return (
+    return well_formed(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"{element('title', title)}\n{element('style', Markup(''.join(styles)))}\n</head>\n"
         f"<body>\n{body}\n{join(*(element('script', Markup(script)) for script in scripts))}</body>\n</html>\n"
     )
+
+
+def well_formed(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can hold and files cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def asset(package: str, name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-from arts.pages.html import Markup, element
+from arts.pages.html import Markup, element, well_formed
 
 VIEW_FILE = "view.html"
 "the viewer's page, as it is called beside a report"
@@ -23,13 +23,17 @@ class Group(NamedTuple):
 
 
 def unique_keys(ids: Sequence[str]) -> list[str]:
-    """Names for links: each id, with a number behind it where it was there before."""
+    """Names for links: each id, with a number behind it where it was there before, as text that an address can hold."""
     seen: dict[str, int] = {}
     keys: list[str] = []
-    for one in ids:
+    for one in map(well_formed, ids):
         seen[one] = seen.get(one, 0) + 1
         keys.append(one if seen[one] == 1 else f"{one} ({seen[one]})")
-    return keys if len(set(keys)) == len(keys) else [f"{number} {one}" for number, one in enumerate(ids, start=1)]
+    return (
+        keys
+        if len(set(keys)) == len(keys)
+        else [f"{number} {one}" for number, one in enumerate(map(well_formed, ids), start=1)]
+    )
 
 
 def tree_link(text: str, key: str, node: int | None = None) -> Markup:

@@ -24,7 +24,7 @@ from arts.view.columns import choose_end, count_ends, flow_range, largest_residu
 from arts.view.groups import groups_to_json, usual_groups
 
 _BLOCK_BYTES = 200_000  # of JSON: small enough to be read in milliseconds, large enough to compress well
-_PROMPT_CHARACTERS = 160  # of a prompt in the list
+_LIST_CHARACTERS = 160  # of a prompt or a note in the list
 _SCRIPTS = (  # one scope, in this order
     "format.js", "text.js", "model.js", "blocks.js", "layout.js", "canvas.js", "details.js", "problems.js", "route.js",
     "keys.js", "main.js",
@@ -50,7 +50,7 @@ class View:
     chosen: Sequence[int | None] = ()
     "the end that was chosen in each tree; default: the one with the highest score"
     chosen_by: str = "the verifier"
-    scale: ScoreScale = ScoreScale()
+    scale: ScoreScale = field(default_factory=ScoreScale)
     "what the scores in the trees are"
     aggregation: Aggregation | None = None
     "how the scores of a path become one; default: as the scale says"
@@ -96,8 +96,8 @@ def render_view(view: View) -> str:
         "flow_range": flows,
         "groups": groups_to_json({**usual_groups(trees, ends, chosen), **view.groups}),
         "keys": list(view.keys) or unique_keys([tree.problem.id for tree in trees]),
-        "prompts": [tree.problem.prompt[:_PROMPT_CHARACTERS] for tree in trees],
-        "notes": list(view.notes),
+        "prompts": [tree.problem.prompt[:_LIST_CHARACTERS] for tree in trees],
+        "notes": [note[:_LIST_CHARACTERS] for note in view.notes],
         "draws": [one.draws for one in ends],
         "right": [one.right for one in ends],
         "steps": [len(tree.nodes) - 1 for tree in trees],

@@ -33,11 +33,15 @@ def read_source(path: Path, *, first: int, most: int) -> Source:
         ValueError: there are none, or what is there cannot be read; says what could be named instead.
     """
     if not path.exists():
-        raise ValueError(f"there is no file or folder {str(path)!r}; name a folder of `arts collect` or a file of trees")
+        raise ValueError(
+            f"there is no file or folder {str(path)!r}; name a folder of `arts collect` or a file of trees"
+        )
     source = _read_file(path, first, most) if path.is_file() else _read_folder(path, first, most)
     if not source.trees:
         found = "" if source.num_found is None else f" of {source.num_found}"
-        raise ValueError(f"{str(path)!r} holds no tree behind the first {first}{found}; ask for fewer to be passed over")
+        raise ValueError(
+            f"{str(path)!r} holds no tree behind the first {first}{found}; ask for fewer to be passed over"
+        )
     return source
 
 
@@ -66,28 +70,26 @@ def _read_folder(folder: Path, first: int, most: int) -> Source:
 
 
 def _read_file(path: Path, first: int, most: int) -> Source:
-    """A file of trees, one a line as the store writes them, or one alone."""
+    """A file of trees, one a line as the store writes them, or one alone over several lines."""
     with path.open("rb") as file:
-        line = file.readline()
-    try:
-        row = json.loads(line)
-        kind = "trees" if "nodes" in row else None
-    except (ValueError, TypeError):
-        kind = _kind_of_whole_file(path)
-    if kind == "one tree":
-        tree = tree_from_json(json.loads(path.read_text(encoding="utf-8")))
-        return Source(trees=[tree][first : first + most], num_found=1)
-    if kind == "trees":
+        head = file.readline()
+    if _is_tree(head):
         return Source(trees=list(islice(read_trees(path), first, first + most)), num_found=None)
-    raise ValueError(
-        f"{str(path)!r} holds no trees; a file of trees has one JSON object a line, with 'problem', 'trunks' and 'nodes'"
-    )
-
-
-def _kind_of_whole_file(path: Path) -> str | None:
-    """A tree that was written over several lines, by hand or by another program."""
+    content = path.read_bytes()
+    if not _is_tree(content):
+        raise ValueError(
+            f"{str(path)!r} holds no trees; a file of trees has one JSON object a line, with 'problem', 'trunks' and "
+            "'nodes', as `arts collect` writes them"
+        )
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-        return "one tree" if "nodes" in row else None
+        return Source(trees=[tree_from_json(json.loads(content))][first : first + most], num_found=1)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no tree that can be read ({type(error).__name__}: {error})") from error
+
+
+def _is_tree(content: bytes) -> bool:
+    """Is this JSON of a tree, as far as a glance tells?"""
+    try:
+        return "nodes" in json.loads(content)
     except (ValueError, TypeError):
-        return None
+        return False

@@ -19,7 +19,7 @@ async function openProblem(place, nodeId = null, { replace = false } = {}) {
   const tree = buildTree(columns);
   Object.assign(state, { place, tree, unfolded: firstUnfolded(tree) });
   showProblem();
-  list.show(state.places, place);
+  list.mark(place);
   const wanted = tree.nodes[nodeId] ?? (state.query ? tree.nodes.find(isHit) : undefined);
   byId("canvas").scrollTo(0, 0);
   select(wanted ?? firstSelected(tree), { isNew: true, replace });

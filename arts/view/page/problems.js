@@ -37,9 +37,17 @@ class ProblemList {
     new ResizeObserver(() => this.draw()).observe(scroller);
   }
 
+  /** Another list, from its beginning. */
   show(places, current) {
     Object.assign(this, { places, current });
     this.plane.style.height = `${places.length * ROW_HEIGHT}px`;
+    this.scroller.scrollTop = 0;
+    this.draw();
+  }
+
+  /** Mark the open problem and bring its row into sight. */
+  mark(current) {
+    this.current = current;
     this.reveal();
     this.draw();
   }
