@@ -318,3 +318,22 @@ def test_asking_for_trees_behind_the_last_one_says_how_many_there_are(
     folder = collection(tmp_path / "trees", [mixed_tree()])
     assert view(monkeypatch, folder, "--first-problem", "5") == 2
     assert "holds no tree behind the first 5 of 1" in capsys.readouterr().err
+
+
+def test_searches_keep_their_trees_and_lead_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = ["--task", "toy", "--proposer", "table", "--num-problems", "4"]
+    strategies = ["--strategy", "majority:n=4", "--strategy", "majority:n=2"]
+    out = tmp_path / "searches"
+    monkeypatch.setattr(sys, "argv", ["arts", "search", *toy, *strategies, "--keep-trees", "--out", str(out)])
+    with pytest.raises(SystemExit):
+        main()
+    page = Page((out / "view.html").read_text("utf-8"))
+    assert page.index["notes"] == ["majority:n=4"] * 4 + ["majority:n=2"] * 4
+    assert len(set(page.index["keys"])) == 8
+    report = (out / "report.html").read_text("utf-8")
+    linked = {unquote(name) for name in re.findall(r'href="view\.html#\?group=([^"]+)"', report)}
+    assert linked <= {group["name"] for group in page.index["groups"]} and "majority:n=4" in linked
+    assert view(monkeypatch, out, "--first-problem", "4", "--out", tmp_path / "part.html") == 0
+    assert Page((tmp_path / "part.html").read_text("utf-8")).index["notes"] == ["majority:n=2"] * 4

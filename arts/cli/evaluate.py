@@ -20,7 +20,9 @@ from arts.cli.shared import (
 from arts.protocols import Aggregation
 
 if TYPE_CHECKING:
-    from arts.protocols import ScoredTrees
+    from arts.evaluate.diagnostics import Diagnostics
+    from arts.evaluate.run import Evaluation
+    from arts.protocols import ScoredTrees, Task
     from arts.tree import ReasoningTree
 
 
@@ -54,16 +56,11 @@ def evaluate_command(
     from arts.build import about, build_task, named_scorers
     from arts.evaluate.calibration import write_calibrations
     from arts.evaluate.diagnostics import diagnose
-    from arts.evaluate.groups import problem_groups
     from arts.evaluate.inner import load_inner_values
-    from arts.evaluate.report import write_report
     from arts.evaluate.rows import write_rows
     from arts.evaluate.run import evaluate_trees, write_results
-    from arts.evaluate.table import print_diagnostics, print_table, verifier_label
-    from arts.pages.links import VIEW_FILE, command_line
-    from arts.protocols import ScoreScale
+    from arts.evaluate.table import print_diagnostics, print_table
     from arts.store import load_trees, open_collection
-    from arts.view.page import View, write_view
 
     started = time.monotonic()
     aggregation = None if aggregate is None else choice("aggregate", aggregate, get_args(Aggregation))
@@ -96,18 +93,39 @@ def evaluate_command(
         print_diagnostics(found, Console())
         print(f"chances: {write_calibrations(found.calibrations, out)}")
     if report:
-        shown = next(iter(scored.values())).trees if scored else pool
-        groups = problem_groups(evaluation, pool, scored, difficulty=task.difficulty)
-        view = View(
-            title=str(trees),
-            trees=shown,
-            scale=next(iter(evaluation.scales.values()), ScoreScale()),
-            chosen_by=verifier_label(next(iter(scored), "the verifier")),
-            groups=groups,
-            about=[("made by", command_line(sys.argv))],
-        )
-        print(f"trees:   {write_view(view, out / VIEW_FILE)}")
-        print(f"report:  {write_report(evaluation, shown, out, diagnostics=found, groups=groups)}")
+        _write_pages(evaluation, pool, scored, task, out, title=str(trees), diagnostics=found)
+
+
+def _write_pages(
+    evaluation: "Evaluation",
+    pool: "list[ReasoningTree]",
+    scored: "dict[str, ScoredTrees]",
+    task: "Task",
+    out: Path,
+    *,
+    title: str,
+    diagnostics: "Diagnostics | None",
+) -> None:
+    """The report, and beside it the trees that its numbers lead to."""
+    from arts.evaluate.groups import problem_groups
+    from arts.evaluate.report import write_report
+    from arts.evaluate.table import verifier_label
+    from arts.pages.links import VIEW_FILE, command_line
+    from arts.protocols import ScoreScale
+    from arts.view.page import View, write_view
+
+    shown = next(iter(scored.values())).trees if scored else pool
+    groups = problem_groups(evaluation, pool, scored, difficulty=task.difficulty)
+    view = View(
+        title=title,
+        trees=shown,
+        scale=next(iter(evaluation.scales.values()), ScoreScale()),
+        chosen_by=verifier_label(next(iter(scored), "the verifier")),
+        groups=groups,
+        about=[("made by", command_line(sys.argv))],
+    )
+    print(f"trees:   {write_view(view, out / VIEW_FILE)}")
+    print(f"report:  {write_report(evaluation, shown, out, diagnostics=diagnostics, groups=groups)}")
 
 
 def values_command(

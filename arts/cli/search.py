@@ -2,8 +2,9 @@
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -21,6 +22,10 @@ from arts.cli.shared import (
     use_torch_threads,
 )
 from arts.protocols import Split
+
+if TYPE_CHECKING:
+    from arts.evaluate.searches import SearchRow
+    from arts.pages.links import Group
 
 
 def list_strategies(wanted: bool) -> None:
@@ -68,18 +73,14 @@ def search_command(
 
     A run that was stopped goes on, and strategies, budgets and seeds can be added to the same folder later.
     """
-    from dataclasses import replace
     from itertools import islice
 
     from arts.build import build_proposer, build_step_scorer, build_task, needs_torch, verifier_identity
-    from arts.cli.view import view_of_searches
     from arts.console import progress
     from arts.evaluate.search_report import write_search_report
-    from arts.evaluate.search_trees import TreeFile, read_searched_trees
+    from arts.evaluate.search_trees import TreeFile
     from arts.evaluate.searches import SearchSpec, run_specs, summarize, table_lines
-    from arts.pages.links import VIEW_FILE, command_line
     from arts.search.strategies import STRATEGIES
-    from arts.view.page import write_view
 
     choice("split", split, get_args(Split))
     budgets: list[int | None] = [*budget_tokens] if budget_tokens else [None]
@@ -119,13 +120,21 @@ def search_command(
     for reason, count in reasons.most_common(3):
         print(f"note: {count} searches {reason}; the same command tries them again", file=sys.stderr)
     print(f"{len(problems)} problems; tokens are means a problem; rows in {out}")
-    groups = None
-    if keep_trees:
-        wanted = {(row.spec, row.problem) for row in rows}
-        searched = [one for one in read_searched_trees(out) if one.key in wanted]
-        view = view_of_searches(searched, str(out))
-        groups = view.groups
-        made_by = ("made by", command_line(sys.argv))
-        print(f"trees:  {write_view(replace(view, about=[made_by]), out / VIEW_FILE)}")
+    groups = _write_trees(out, rows) if keep_trees else None
     if report:
         print(f"report: {write_search_report(summaries, out, header=header, command=sys.argv, groups=groups)}")
+
+
+def _write_trees(out: Path, rows: "list[SearchRow]") -> "Mapping[str, Group]":
+    """The viewer's page of the trees behind these rows; its groups."""
+    from dataclasses import replace
+
+    from arts.cli.view import view_of_searches
+    from arts.evaluate.search_trees import read_searched_trees
+    from arts.pages.links import VIEW_FILE, command_line
+    from arts.view.page import write_view
+
+    wanted = {(row.spec, row.problem) for row in rows}
+    view = view_of_searches([one for one in read_searched_trees(out) if one.key in wanted], str(out))
+    print(f"trees:  {write_view(replace(view, about=[('made by', command_line(sys.argv))]), out / VIEW_FILE)}")
+    return view.groups

@@ -3,7 +3,7 @@
 const LOOSE = { row: 32, nodeHeight: 26, gap: 34, margin: 20, root: 108 };
 const DENSE = { row: 12, nodeHeight: 9, gap: 45, margin: 20, root: 9 };
 const LETTER_WIDTH = 7.5; // of the label's monospaced font
-const MIN_WIDTH = 150; // of a node; a tree that needs narrower ones is scrolled instead
+const MIN_WIDTH = 136; // of a node; a tree that needs narrower ones is scrolled instead
 const SMALL = 160; // steps of a tree that is unfolded whole at first
 const MAX_OPENED = 60; // of a larger one
 
