@@ -2,8 +2,8 @@
 
     make screenshots          # installs Chromium where that is allowed, then runs this
 
-Everything is made anew with the shipped models: 60 test problems, 16 draws each, with forks for the viewer; a minute.
-Pictures are WebP, made smaller until they are below `MAX_BYTES`.
+The trees are drawn anew with the shipped models; the report is that of the draws behind README's table. Pictures are
+WebP, of the best quality below `MAX_BYTES`.
 """
 
 import base64
@@ -15,12 +15,10 @@ from arts.build import build_proposer, build_scorer, build_task
 from arts.collect import collect
 from arts.evaluate.groups import problem_groups
 from arts.evaluate.report import write_report
+from arts.evaluate.rows import read_rows
 from arts.evaluate.run import evaluate_trees
-from arts.evaluate.scoring import score_with_progress
 from arts.pages.links import VIEW_FILE
-from arts.protocols import ScoredTrees
 from arts.sparse_deep_fork import CollectSettings
-from arts.store import load_trees
 from arts.view.page import View, write_view
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,35 +27,28 @@ sys.path.insert(0, str(ROOT / "tests"))  # the browser of the tests
 from browser import Browser, open_browser  # noqa: E402
 
 OUT = ROOT / "docs" / "images"
-NUM_PROBLEMS, NUM_SAMPLES = 60, 16
-SIZES = {"view": (1400, 720), "report": (1180, 880)}
+ROWS = ROOT / "results" / "countdown-test.jsonl"
+COMMAND = "arts evaluate --trees runs/countdown/test --verifier countdown --out runs/countdown/evaluation"
+SIZES = {"view": (1400, 620), "report": (1180, 690)}
 MAX_BYTES = 120_000
 
 
-def draw(folder: Path, *, forks: bool) -> ScoredTrees:
-    """Test problems, drawn and scored by the shipped models."""
+def write_trees(folder: Path) -> None:
+    """`view.html`: test problems, drawn and scored by the shipped models."""
     task = build_task("countdown")
-    settings = CollectSettings(
-        split="test",
-        num_problems=NUM_PROBLEMS,
-        num_samples=NUM_SAMPLES // 2 if forks else NUM_SAMPLES,
-        **({} if forks else {"pivots": "none"}),
-    )
-    collect(task, build_proposer("countdown", task), settings, folder)
-    return score_with_progress(build_scorer("countdown"), load_trees(folder), "scoring")
+    settings = CollectSettings(split="test", num_problems=24, num_samples=8)
+    trees = list(collect(task, build_proposer("countdown", task), settings, folder / "trees").trees())
+    scored = build_scorer("countdown").score(trees)
+    write_view(View(title="Countdown, shipped models", trees=scored.trees, chosen_by="ARTS"), folder / VIEW_FILE)
 
 
-def write_pages(folder: Path) -> None:
-    """`view.html` of trees with forks, and a report of a pool."""
-    write_view(
-        View(title="Countdown, shipped models", trees=draw(folder / "trees", forks=True).trees), folder / VIEW_FILE
-    )
-    pool = draw(folder / "pool", forks=False)
-    verifiers, difficulty = {"arts": pool}, build_task("countdown").difficulty
-    command = ["arts", "evaluate", "--trees", "runs/pool", "--verifier", "countdown", "--out", "runs/evaluation"]
-    evaluation = evaluate_trees(pool.trees, verifiers, difficulty=difficulty, command=command)
-    groups = problem_groups(evaluation, pool.trees, verifiers, difficulty=difficulty)
-    write_report(evaluation, pool.trees, folder, groups=groups)
+def write_results(folder: Path) -> None:
+    """`report.html` of the committed draws."""
+    trees, verifiers = read_rows(ROWS)
+    difficulty = build_task("countdown").difficulty
+    evaluation = evaluate_trees(trees, verifiers, difficulty=difficulty, command=COMMAND.split())
+    groups = problem_groups(evaluation, trees, verifiers, difficulty=difficulty)
+    write_report(evaluation, next(iter(verifiers.values())).trees, folder, groups=groups)
 
 
 def save_picture(browser: Browser, name: str) -> None:
@@ -75,7 +66,8 @@ def save_picture(browser: Browser, name: str) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, open_browser() as browser:
         folder = Path(temporary)
-        write_pages(folder)
+        write_trees(folder)
+        write_results(folder)
         browser.resize(*SIZES["view"])
         browser.open(folder / VIEW_FILE, "#?group=picked")
         browser.wait("performance.getEntriesByName('tree-drawn').length > 0")

@@ -13,7 +13,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--force-device-scale-factor=1",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+    "--force-device-scale-factor=1",
 )  # fmt: skip
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 

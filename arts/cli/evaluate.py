@@ -12,6 +12,7 @@ from arts.cli.shared import (
     PROPOSER,
     SCORERS,
     THREADS,
+    can_draw,
     choice,
     needs_torch_to_draw,
     say_if_unfinished,
@@ -92,7 +93,7 @@ def evaluate_command(
         found = diagnose(scored, scored_others or None, values=values, aggregation=aggregation, seed=seed)  # type: ignore[arg-type]
         print_diagnostics(found, Console())
         print(f"chances: {write_calibrations(found.calibrations, out)}")
-    if report:
+    if report and can_draw():
         _write_pages(evaluation, pool, scored, task, out, title=str(trees), diagnostics=found)
 
 

@@ -15,6 +15,7 @@ from arts.cli.shared import (
     TASK,
     THREADS,
     VERIFIER,
+    can_draw,
     choice,
     needs_torch_to_draw,
     say_advice,
@@ -121,7 +122,7 @@ def search_command(
         print(f"note: {count} searches {reason}; the same command tries them again", file=sys.stderr)
     print(f"{len(problems)} problems; tokens are means a problem; rows in {out}")
     groups = _write_trees(out, rows) if keep_trees else None
-    if report:
+    if report and can_draw():
         print(f"report: {write_search_report(summaries, out, header=header, command=sys.argv, groups=groups)}")
 
 

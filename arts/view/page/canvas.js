@@ -7,6 +7,7 @@ class Canvas {
   constructor(scroller, plane) {
     Object.assign(this, { scroller, plane, links: new Map(), nodes: new Map(), frame: 0 });
     this.svg = document.createElementNS(SVG, "svg");
+    this.svg.setAttribute("aria-hidden", "true");
     scroller.addEventListener("scroll", () => this.drawSoon());
     new ResizeObserver(() => this.drawSoon()).observe(scroller);
   }
@@ -112,6 +113,15 @@ class Canvas {
     if (node.children.length) element.setAttribute("aria-expanded", isUnfolded(node));
     if (!isDense) element.append(...nodeParts(node, isUnfolded(node)));
     return element;
+  }
+
+  /** The selection moved; nothing else did. */
+  markSelected() {
+    for (const [id, element] of this.nodes) {
+      const isSelected = this.look.isSelected(this.layout.boxes.get(id).node);
+      element.classList.toggle("selected", isSelected);
+      element.setAttribute("aria-selected", isSelected);
+    }
   }
 
   /** Bring a node into sight with some room around it. */

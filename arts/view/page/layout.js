@@ -50,9 +50,8 @@ function extent(list, value) {
 
 /** As wide as the longest label wants, or as narrow as it takes to have all columns in sight. */
 function fittingWidth(tree, columns, width) {
-  let longest = 8;
-  for (const node of tree.nodes) longest = Math.max(longest, Math.min(26, label(node).length));
-  const wanted = longest * LETTER_WIDTH + 92;
+  const letters = Math.min(26, Math.max(8, tree.longestLabel));
+  const wanted = letters * LETTER_WIDTH + 92;
   const { margin, root, gap } = LOOSE;
   const fitting = (width - 2 * margin - root) / Math.max(1, columns) - gap;
   return Math.round(fitting >= MIN_WIDTH ? Math.min(wanted, fitting) : wanted);

@@ -68,19 +68,26 @@ function redraw() {
   });
 }
 
-/** Select a node, unfolding what hides it. */
-function select(node, { isNew = false, replace = true } = {}) {
+/**
+ * Select a node, unfolding what hides it.
+ * isSame: the picture stays as it is but for the selection, so that keys are quick in large trees.
+ */
+function select(node, { isNew = false, replace = true, isSame = false } = {}) {
+  const isHidden = pathTo(node.parent).some((above) => !state.unfolded.has(above.id)) || !state.unfolded.has(0);
   for (let above = node.parent; above; above = above.parent) state.unfolded.add(above.id);
   state.selected = node;
-  redraw();
+  if (isSame && !isHidden) canvas.markSelected();
+  else redraw();
   canvas.reveal(node);
   canvas.draw();
   byId("tree").setAttribute("aria-activedescendant", `node-${node.id}`);
   byId("hover").hidden = true;
-  showDetails(byId("details"), state.tree, node, (step) => select(step));
+  showDetails(byId("details"), state.tree, node, goTo);
   const route = routeOf(state.place, node, state.group);
   if (route !== location.hash) history[isNew && !replace ? "pushState" : "replaceState"](null, "", route);
 }
+
+const goTo = (node) => select(node, { isSame: true });
 
 function fold(node, isUnfolded) {
   if (node.children.length === 0) return;
@@ -97,7 +104,7 @@ function goToNext(isWanted, direction) {
   if (found.length === 0) return;
   const here = found.indexOf(state.selected);
   const start = here < 0 && direction < 0 ? 0 : here;
-  select(found[(start + direction + found.length) % found.length]);
+  goTo(found[(start + direction + found.length) % found.length]);
 }
 
 const actions = {
@@ -110,21 +117,21 @@ const actions = {
   walk(distance) {
     const { ordered } = state.layout;
     const position = ordered.indexOf(state.selected) + distance;
-    select(ordered[Math.min(ordered.length - 1, Math.max(0, position))]);
+    goTo(ordered[Math.min(ordered.length - 1, Math.max(0, position))]);
   },
   inward() {
     const node = state.selected;
     if (node.children.length === 0) return;
-    if (state.unfolded.has(node.id)) select(node.children[0]);
+    if (state.unfolded.has(node.id)) goTo(node.children[0]);
     else fold(node, true);
   },
   outward() {
     const node = state.selected;
     if (node.children.length && state.unfolded.has(node.id)) fold(node, false);
-    else if (node.parent) select(node.parent);
+    else if (node.parent) goTo(node.parent);
   },
   toggle: () => toggle(state.selected),
-  goToChosen: () => state.tree.chosen && select(state.tree.chosen),
+  goToChosen: () => state.tree.chosen && goTo(state.tree.chosen),
   nextRight: () => goToNext((node) => node.outcome === "right", 1),
   nextHit: (direction) => goToNext(isHit, direction),
   unfoldAll() {
@@ -176,15 +183,18 @@ function showPlaces(places, openFirst, note = "") {
 
 function applyRoute() {
   const route = readRoute();
-  const trouble = byId("trouble");
-  trouble.hidden = !route.isUnknown;
-  trouble.textContent = "The address names a problem that is not on this page.";
+  showTrouble(route.isUnknown ? "The address names a problem that is not on this page." : "");
   state.group = INDEX.groups.some((group) => group.name === route.group) ? route.group : "";
   byId("group").value = state.group;
   fillList();
   const place = route.place ?? state.places[0] ?? 0;
   if (place !== state.place) openProblem(place, route.node, { replace: true });
   else if (state.tree && (route.node ?? 0) !== state.selected.id) select(state.tree.nodes[route.node ?? 0] ?? state.tree.root);
+}
+
+function showTrouble(words) {
+  byId("trouble").hidden = words === "";
+  byId("trouble").textContent = words;
 }
 
 // --- wiring -----------------------------------------------------------------------------------------------------------
@@ -200,7 +210,7 @@ function listenToTree() {
     if (!node) return;
     tree.focus({ preventScroll: true });
     if (event.target.closest(".more")) toggle(node);
-    else select(node);
+    else goTo(node);
   });
   tree.addEventListener("dblclick", (event) => nodeOf(event) && toggle(nodeOf(event)));
   tree.addEventListener("pointermove", (event) => {
@@ -271,6 +281,9 @@ function start() {
   listenToTree();
   listenToControls();
   listenToKeys();
+  addEventListener("unhandledrejection", () => {
+    showTrouble("A part of this page cannot be read: the file may be cut off, or the browser older than 2023.");
+  });
   addEventListener("popstate", applyRoute);
   addEventListener("hashchange", applyRoute);
   applyRoute();

@@ -12,7 +12,8 @@ function buildTree(columns) {
   }
   countBelow(nodes);
   markPaths(nodes, columns);
-  return { nodes, root: nodes[0], columns, chosen: nodes[columns.chosen] ?? null, scored: "flows" in columns };
+  const longestLabel = nodes.reduce((longest, node) => Math.max(longest, label(node).length), 0);
+  return { nodes, root: nodes[0], columns, chosen: nodes[columns.chosen] ?? null, longestLabel };
 }
 
 function readNode(columns, parentId, id) {

@@ -48,6 +48,7 @@ class ProblemList {
   /** Mark the open problem and bring its row into sight. */
   mark(current) {
     this.current = current;
+    this.scroller.setAttribute("aria-activedescendant", `row-${current}`);
     this.reveal();
     this.draw();
   }
@@ -77,6 +78,7 @@ class ProblemList {
       make("span", "row-prompt", oneLine(INDEX.prompts[place]) || "(empty)", { dir: "auto" }),
       make("span", "row-facts", facts),
     ]);
+    row.id = `row-${place}`;
     row.dataset.place = place;
     row.style.top = `${position * ROW_HEIGHT}px`;
     row.setAttribute("role", "option");
