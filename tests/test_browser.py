@@ -369,3 +369,12 @@ def test_nothing_overflows_in_a_narrow_window(browser: Browser, tmp_path: Path, 
         browser.resize(560, 800)
         browser.open(page)
         assert browser.run("return document.documentElement.scrollWidth") <= 560
+
+
+def test_a_chain_of_thousands_of_steps_opens(browser: Browser, tmp_path: Path) -> None:
+    browser.open(shown(tmp_path, chain(Problem("long", "a long way"), *(f"step {n};" for n in range(3000)), "end")))
+    browser.wait(DRAWN)
+    browser.press("h")
+    assert browser.text("#details h2").startswith("✓Step 3001, right")
+    assert browser.text("ol.path li") == "… 2,901 steps before"
+    assert browser.count("ol.path li") == 101

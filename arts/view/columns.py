@@ -83,8 +83,7 @@ def tree_columns(tree: ReasoningTree, *, chosen: int | None, law: Law) -> dict[s
         "draws": [node.num_draws for node in nodes],
         "priors": [_number(node.log_prior) for node in nodes],
         "shares": [
-            round(float(share), _DIGITS) if known else None
-            for share, known in zip(facts.success, facts.is_known, strict=True)
+            _number(float(share)) if known else None for share, known in zip(facts.success, facts.is_known, strict=True)
         ],
         "verdicts": {node.id: list(node.verdict) for node in nodes if node.verdict is not None},
     }

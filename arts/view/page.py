@@ -106,7 +106,7 @@ def render_view(view: View) -> str:
     }
     body = [
         Markup(asset("arts.view", "page/view.html")),
-        data_block("index", json.dumps(index, separators=(",", ":"))),
+        data_block("index", _dump(index)),
         *(data_block(f"block-{number}", block) for number, block in enumerate(blocks)),
     ]
     return document(
@@ -129,6 +129,10 @@ def _holds_latex(tree: ReasoningTree) -> bool:
     return any(_LATEX.search(text) for text in (tree.problem.prompt, *(node.text for node in tree.nodes)))
 
 
+def _dump(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)  # a browser reads no NaN
+
+
 def _pack(columns: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
     """The block of each tree, and the blocks: neighbours share one until it is large enough."""
     block_of: list[int] = []
@@ -141,7 +145,7 @@ def _pack(columns: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
         rows.clear()
 
     for place, one in enumerate(columns):
-        rows[place] = json.dumps(one, separators=(",", ":"))
+        rows[place] = _dump(one)
         block_of.append(len(blocks))
         if sum(map(len, rows.values())) >= _BLOCK_BYTES:
             close()

@@ -1,5 +1,7 @@
 // The selected step in full, and the card under the pointer.
 
+const MAX_PATH = 100; // steps of the path that are listed, the last ones
+
 /** Names and values of a node, as pairs; what is not known is left out. */
 function valuesOf(tree, node) {
   const values = [];
@@ -43,7 +45,8 @@ function showDetails(panel, tree, node, choose) {
     make("dl", "values", values),
   );
   if (path.length) {
-    const steps = path.map((step) => make("li", "", pathButton(step, node, choose)));
+    const steps = path.slice(-MAX_PATH).map((step) => make("li", "", pathButton(step, node, choose)));
+    if (path.length > MAX_PATH) steps.unshift(make("li", "line", `… ${plural(path.length - MAX_PATH, "step")} before`));
     panel.append(make("h3", "", "The solution so far"), make("ol", "path", steps));
   }
   panel.append(...aboutPage());
