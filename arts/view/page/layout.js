@@ -43,8 +43,12 @@ function alignAtTop(hierarchy, row) {
 
 /** Smallest and largest value; Math.min(...list) fails for lists of a hundred thousand. */
 function extent(list, value) {
-  let [low, high] = [Infinity, -Infinity];
-  for (const one of list) [low, high] = [Math.min(low, value(one)), Math.max(high, value(one))];
+  let low = Infinity;
+  let high = -Infinity;
+  for (const one of list) {
+    low = Math.min(low, value(one));
+    high = Math.max(high, value(one));
+  }
   return [low, high];
 }
 

@@ -17,18 +17,19 @@ async function openProblem(place, nodeId = null, { replace = false } = {}) {
   const columns = await readColumns(place);
   if (turn !== state.opening) return;
   const tree = buildTree(columns);
-  Object.assign(state, { place, tree, unfolded: firstUnfolded(tree) });
+  Object.assign(state, { place, tree, unfolded: firstUnfolded(tree), selected: tree.root });
   showProblem();
+  redraw();
   list.mark(place);
   const wanted = tree.nodes[nodeId] ?? (state.query ? tree.nodes.find(isHit) : undefined);
   byId("canvas").scrollTo(0, 0);
-  select(wanted ?? firstSelected(tree), { isNew: true, replace });
+  select(wanted ?? firstSelected(tree), { isNew: true, replace, isSame: true });
   performance.mark("tree-drawn");
 }
 
 /** The chosen end where the whole tree is in sight, else where reading starts. */
 function firstSelected(tree) {
-  const { width, height } = layOutNow();
+  const { width, height } = state.layout;
   const { clientWidth, clientHeight } = byId("canvas");
   return tree.chosen && width <= clientWidth && height <= clientHeight ? tree.chosen : tree.root;
 }
@@ -55,13 +56,9 @@ function showPlace() {
   byId("place").textContent = `${position < 0 ? "–" : position + 1} of ${state.places.length}`;
 }
 
-function layOutNow() {
-  const { clientWidth: width, clientHeight: height } = byId("canvas");
-  return layOut(state.tree, state.unfolded, state.isDense, { width, height });
-}
-
 function redraw() {
-  state.layout = layOutNow();
+  const { clientWidth: width, clientHeight: height } = byId("canvas");
+  state.layout = layOut(state.tree, state.unfolded, state.isDense, { width, height });
   canvas.show(state.layout, {
     isDense: state.isDense, isHit,
     isSelected: (node) => node === state.selected, isUnfolded: (node) => state.unfolded.has(node.id),

@@ -12,7 +12,7 @@ function buildTree(columns) {
   }
   countBelow(nodes);
   markPaths(nodes, columns);
-  const longestLabel = nodes.reduce((longest, node) => Math.max(longest, label(node).length), 0);
+  const longestLabel = nodes.reduce((longest, node) => Math.max(longest, wholeText(node).length), 0);
   return { nodes, root: nodes[0], columns, chosen: nodes[columns.chosen] ?? null, longestLabel };
 }
 
@@ -20,7 +20,8 @@ function readNode(columns, parentId, id) {
   const [correct, answer, reason] = columns.verdicts[id] ?? [null, null, ""];
   const stop = columns.stops[id];
   return {
-    id, parentId, parent: null, depth: 0, children: [],
+    id, parentId, parent: null, depth: 0, children: [], stepsBelow: 0, ends: 0, rightEnds: 0,
+    onPath: false, isFork: false, isPivot: false,
     text: columns.texts[id], stop, correct, answer, reason,
     draws: columns.draws[id], prior: columns.priors[id], share: columns.shares[id],
     flow: columns.flows?.[id] ?? null, residual: columns.residuals?.[id] ?? null,
@@ -30,7 +31,6 @@ function readNode(columns, parentId, id) {
 
 /** How many steps, ends and right ends hang below each node; an end counts as often as it was drawn. */
 function countBelow(nodes) {
-  for (const node of nodes) Object.assign(node, { stepsBelow: 0, ends: 0, rightEnds: 0 });
   for (const node of nodes.toReversed()) {
     if (node.children.length === 0) {
       node.ends = node.draws;
@@ -45,9 +45,8 @@ function countBelow(nodes) {
 
 /** Which nodes lie on the chosen path, and which on no trunk: those are forks. */
 function markPaths(nodes, columns) {
-  for (const node of nodes) Object.assign(node, { onPath: false, isFork: columns.trunks.length > 0, isPivot: false });
-  for (const end of columns.trunks) for (const node of pathTo(nodes[end])) node.isFork = false;
-  nodes[0].isFork = false;
+  for (const node of nodes.slice(1)) node.isFork = columns.trunks.length > 0;
+  for (const end of columns.trunks) for (let node = nodes[end]; node.isFork; node = node.parent) node.isFork = false;
   for (const node of nodes) if (node.isFork && !node.parent.isFork) node.parent.isPivot = true;
   if (columns.chosen !== null) for (const node of pathTo(nodes[columns.chosen])) node.onPath = true;
 }
