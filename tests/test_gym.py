@@ -164,7 +164,7 @@ def test_no_answer_is_too_strange(text: str, task: str) -> None:
 def test_the_package_s_own_answers_are_right_and_others_wrong(name: str) -> None:
     pytest.importorskip("reasoning_gym")
     task = build_task(f"gym:{name}")
-    problems = list(islice(task.problems("train", 0), 8))
+    problems = list(islice(task.problems("train", 0), 4))
     golds = [str(problem.metadata["answer"]) for problem in problems]
     for problem, gold in zip(problems, golds, strict=True):
         if "Integral" not in gold:  # some of its answers are integrals that it could not work out itself

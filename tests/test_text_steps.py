@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from arts.text_steps import STYLES, Style, cut_steps, protected_spans, step_ends, step_style, token_counts
 
 PIECES = st.sampled_from([
-    "Then ", "x", "so y", ". ", ".\n", "\n", "\n\n", "\n \n", "## Step 2\n", "Step 3: ", "**Step 4** ", "1. ", "2. ", "? ",
+    "Then ", "x", "so y", ". ", ".\n", "\n", "\n\n", "\n \n", "## Step 2\n", "Step 3: ", "**Step 4** ", "1. ",
+    "2. ", "? ",
     "$a+b$", "$ 5 ", "$5 and $6 ", "$$c\n\nd$$", "\\[x\n\n. Y\\]", "\\(z. W\\)", "\\boxed{1. 2}", "\\frac{1}{2}", "\\[",
     "\\begin{align}u\n\nv. W\\end{align}", "\\begin{a}\\begin{a}. B\\end{a}\n\nC\\end{a}", "```\ncode\n\n. X\n```",
     "$", "```", "}", "[asy]\n\ndraw. X;\n[/asy]", "we get:\n\n", "---\n\n", "</think>\n", "<answer>7</answer>",
