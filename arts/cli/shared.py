@@ -119,8 +119,7 @@ def can_draw() -> bool:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-            'note: no report.html: charts need matplotlib; run: pip install "arts-llm[report]"', file=sys.stderr
-        )
+        print('note: no report.html: charts need matplotlib; run: pip install "arts-llm[report]"', file=sys.stderr)
         return False
     return True
 
