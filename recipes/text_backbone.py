@@ -242,6 +242,9 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     files, leave_out, out = (arguments.pop(name) for name in ("files", "leave_out", "out"))
     settings = Settings(**arguments)
+    if (out / "model" / "training.json").exists():
+        print(f"{out / 'model'} is there already")
+        return
     left_out = problems_of(leave_out)
     texts = [text for path in files for text in read_texts(path, left_out, settings)]
     rng = random.Random(settings.seed)
