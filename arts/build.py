@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from arts.proposers.openai_http import ServerSettings
     from arts.proposers.sampling import Sampling
     from arts.protocols import Proposer, Scorer, StepScorer
+    from arts.tasks.checks import Checker
     from arts.verifier.model import FlowVerifier, VerifierSettings
 
 LOCAL_HINT = 'local models need torch: pip install "arts-llm[local]"'
@@ -73,7 +74,6 @@ def build_task(name: str) -> Task:
 
 
 def _rows_task(name: str, place: str, options: str) -> Task:
-    from arts.functions import Predicate
     from arts.tasks.jsonl import HubSettings, JsonlSettings, JsonlTask
     from arts.tasks.rows import file_rows, hub_rows
 
@@ -84,12 +84,25 @@ def _rows_task(name: str, place: str, options: str) -> Task:
     else:
         check_of = JsonlSettings(**url_options(JsonlSettings, options, of=f"task {place}"))
         rows = file_rows(Path(place))
-    kind, _, function = check_of.check.partition(":")
-    check = None
-    if kind == "python":
-        check = Predicate(function, limit_s=check_of.check_seconds)
-        check.start()
-    return JsonlTask(rows, check_of, name=name, check=check)
+    checker = build_checker(check_of.check, limit_s=check_of.check_seconds)
+    return JsonlTask(rows, check_of, name=name, checker=checker)
+
+
+def build_checker(name: str, *, limit_s: float = 10.0) -> "Checker":
+    """`number`, `math`, `exact`, or `python:MODULE:FUNCTION`, which runs in a process of its own.
+
+    Args:
+        limit_s: processor seconds that a Python function may take for one solution.
+    """
+    from arts.functions import Predicate
+    from arts.tasks.checks import Checker
+
+    kind, _, place = name.partition(":")
+    if kind != "python":
+        return Checker(name)
+    function = Predicate(place, limit_s=limit_s)
+    function.start()
+    return Checker(name, function)
 
 
 def problem_texts(source: str) -> list[str]:

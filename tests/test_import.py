@@ -20,6 +20,7 @@ from arts.rollouts.importing import ImportSettings, fold_of, import_rollouts, tr
 from arts.rollouts.reading import Reading, read_records
 from arts.rollouts.records import Record, Sample
 from arts.store import load_trees, open_collection
+from arts.tasks.checks import Checker
 from arts.tree import ReasoningTree, StopReason
 
 
@@ -204,6 +205,19 @@ def test_without_labels_answers_are_compared_with_the_gold_one(tmp_path: Path) -
         (False, "2"),
         (False, None),
     ]
+
+
+def test_a_check_overrules_the_labels_and_needs_gold_answers(tmp_path: Path) -> None:
+    samples = [sample("\\boxed{4}", correct=False), sample("\\boxed{5}", correct=True)]
+    path = write(tmp_path / "a.jsonl", [row(2, *samples)])
+    import_rollouts(path, tmp_path / "out", ImportSettings(), checker=Checker("number"))
+    (tree,) = load_trees(tmp_path / "out")
+    verdicts = [tree.nodes[leaf].verdict for leaf in tree.trunks]
+    assert [verdict is not None and verdict.correct for verdict in verdicts] == [True, False]
+    assert open_collection(tmp_path / "out").header["judge"] == "number"
+    bare = write(tmp_path / "bare.jsonl", [{"problem": "p", "samples": samples}])
+    with pytest.raises(ValueError, match="neither labels nor"):
+        import_rollouts(bare, tmp_path / "bare", ImportSettings(), checker=Checker("number"))
 
 
 def test_without_labels_and_gold_it_is_refused(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_a_check_that_hangs_dies_or_fails_is_no_stuck_run(tmp_path: Path) -> Non
     assert task.judge(problem, "fine \\boxed{1}") == (True, "1", "")
     assert task.judge(problem, "hang").reason == "the check gave no answer: no answer within 0.3 s of computing"
     assert "ended with status 3" in task.judge(problem, "die").reason
-    with pytest.raises(ValueError, match=r"problem 'a': the check .* failed on 'fail' with ZeroDivisionError"):
+    with pytest.raises(ValueError, match=r"problem 'p': the check .* failed on 'fail' with ZeroDivisionError"):
         task.judge(problem, "fail")
     assert task.judge(problem, "fine").correct
     with pytest.raises(ValueError, match="has no function 'good'"):

@@ -17,6 +17,10 @@ def import_command(
     name: Annotated[
         str | None, typer.Option(help="of the policy where the file names none; default: the file's")
     ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(help="judge anew: exact, number, math or python:MODULE:FUNCTION. Default: the file's labels"),
+    ] = None,
     num_samples: Annotated[
         int | None, typer.Option(min=1, help="draws kept a problem; default: as many as most problems have")
     ] = None,
@@ -27,12 +31,13 @@ def import_command(
 
     Every policy becomes a collection of its own, to train on, evaluate and view like any other.
     """
+    from arts.build import build_checker
     from arts.rollouts.importing import ImportSettings, import_rollouts
 
     settings = ImportSettings(
         policy=policy, pool=pool, name=name, num_samples=num_samples, num_folds=folds, max_step_chars=max_step_chars
     )
-    made, reading = import_rollouts(file, out, settings)
+    made, reading = import_rollouts(file, out, settings, checker=build_checker(check) if check else None)
     shown = ", ".join(f"{count} rows of `{one}`" for one, count in sorted(reading.formats.items()))
     print(f"{file}: {shown}")
     for one in made:

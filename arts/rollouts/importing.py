@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from arts.rollouts.reading import Reading, read_records
 from arts.rollouts.records import UNNAMED, Record, Sample
 from arts.store import create_collection
 from arts.tasks.answers import find_answer
+from arts.tasks.checks import Checker
 from arts.tasks.math_answer import answer_key, check_math
 from arts.text_steps import LONGEST_STEP, cut_steps
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Usage, Verdict, build_tree
@@ -26,7 +27,6 @@ POOL = "pool"
 """Policy of the merged samples of all policies."""
 _TREES_PER_SHARD = 512
 _LEAST_SCORE = 1e-6  # whose logarithm stands for a score of 0
-Judge = Callable[[Problem, str], Verdict]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +90,13 @@ class Imported(NamedTuple):
 
 
 def import_rollouts(
-    path: Path, out: Path, settings: ImportSettings, *, judge: Judge | None = None, judge_name: str = "label"
+    path: Path, out: Path, settings: ImportSettings, *, checker: Checker | None = None
 ) -> tuple[list[Imported], Reading]:
     """Read a file of rollouts and write a collection for every policy: `out` itself, or folders in it for several.
 
     Args:
-        judge: checks solutions anew. Without it the file's labels count, and answers are compared with the gold one
-            where it has none.
-        judge_name: names the judge in the collections.
+        checker: judges solutions anew, which needs gold answers. Without it the file's labels count, and answers are
+            compared with the gold one where it has none.
 
     Raises:
         ValueError: nothing in the file can be used; says why.
@@ -120,16 +119,16 @@ def import_rollouts(
             "policy": policy,
             "pool": policy == POOL,
             "selected": any(policy in record.selected for record in records),
-            "judge": judge_name,
+            "judge": checker.name if checker else "label",
             "num_samples": num_samples,
             "max_step_chars": settings.max_step_chars,
         }
         for fold in range(settings.num_folds) if settings.num_folds > 1 else ():
             part = [one for one in own if fold_of(one[0].problem_id, settings.num_folds) == fold]
             dealt = {"fold": f"{fold} of {settings.num_folds}"}
-            made.append(_write(part, header | dealt, folder / f"fold-{fold}", judge))
+            made.append(_write(part, header | dealt, folder / f"fold-{fold}", checker))
         if settings.num_folds == 1:
-            made.append(_write(own, header, folder, judge))
+            made.append(_write(own, header, folder, checker))
     return made, reading
 
 
@@ -211,7 +210,7 @@ def folder_name(policy: str) -> str:
 
 
 def _write(
-    own: Sequence[tuple[Record, tuple[Sample, ...]]], header: dict[str, Any], folder: Path, judge: Judge | None
+    own: Sequence[tuple[Record, tuple[Sample, ...]]], header: dict[str, Any], folder: Path, checker: Checker | None
 ) -> Imported:
     """One collection."""
     num_samples, max_chars = header["num_samples"], header["max_step_chars"]
@@ -227,7 +226,7 @@ def _write(
         header["scores"] = {"kind": scored[0]}
     trees, num_relabelled = [], 0
     for record, samples in kept:
-        tree, conflicts = tree_of(record, samples, max_step_chars=max_chars, judge=judge)
+        tree, conflicts = tree_of(record, samples, max_step_chars=max_chars, checker=checker)
         trees.append(tree)
         num_relabelled += conflicts
     collection = create_collection(folder, header)
@@ -255,7 +254,7 @@ def _first_draws(samples: Sequence[Sample], num_samples: int) -> tuple[Sample, .
 
 
 def tree_of(
-    record: Record, samples: Sequence[Sample], *, max_step_chars: int = LONGEST_STEP, judge: Judge | None = None
+    record: Record, samples: Sequence[Sample], *, max_step_chars: int = LONGEST_STEP, checker: Checker | None = None
 ) -> tuple[ReasoningTree, int]:
     """The tree of one problem, equal steps merged; its main trajectories are the draws.
 
@@ -279,7 +278,7 @@ def tree_of(
         for node_id, log_score in zip(reversed(path), _log_scores(sample, len(path)), strict=False):
             nodes[node_id] = replace(nodes[node_id], log_flow=log_score)
         if nodes[leaf].is_answer:
-            verdict = _verdict(problem, record, sample, judge)
+            verdict = _verdict(record, sample, checker)
             there = nodes[leaf].verdict
             conflicts += there is not None and there.correct != verdict.correct
             nodes[leaf] = replace(nodes[leaf], verdict=there or verdict)
@@ -312,12 +311,12 @@ def _log_scores(sample: Sample, num_steps: int) -> list[float]:
     return [math.log(max(score, _LEAST_SCORE)) for score in reversed(scores)]
 
 
-def _verdict(problem: Problem, record: Record, sample: Sample, judge: Judge | None) -> Verdict:
-    """The judge's word, else the file's label, else the comparison with the gold answer."""
-    if judge is not None:
-        return judge(problem, sample.text)
+def _verdict(record: Record, sample: Sample, checker: Checker | None) -> Verdict:
+    """The checker's word, else the file's label, else the comparison with the gold answer."""
+    if checker is not None and record.gold is not None:
+        return checker.judge(record.prompt, record.gold, sample.text)
     answer = sample.answer if sample.answer is not None else find_answer(sample.text)
-    if sample.correct is None:
+    if sample.correct is None or checker is not None:
         if record.gold is None:
             raise ValueError(
                 f"problem {record.problem_id!r} has neither labels nor an `answer` to compare with; add one of the two"

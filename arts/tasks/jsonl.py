@@ -6,19 +6,15 @@ others, so that equal texts never lie in two of them. A problem that is there tw
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from arts.functions import CallError
 from arts.protocols import Split
-from arts.tasks.answers import find_answer, find_number, plain_text, same_text, to_number
-from arts.tasks.math_answer import answer_key, judge_math, require_library
+from arts.tasks.answers import to_number
+from arts.tasks.checks import Checker
 from arts.tasks.rows import ProblemRow, read_problem
 from arts.tree import Problem, Verdict
-
-Check = Callable[[str, str, str], bool]
-"""(problem, answer of the file, solution) -> is the solution right? May raise CallError."""
 
 INSTRUCTION = "{problem}\n\nReason step by step, and put your final answer within \\boxed{}."
 
@@ -53,10 +49,6 @@ class JsonlSettings:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
         if self.check_seconds <= 0:
             raise ValueError(f"check_seconds is {self.check_seconds:g}; it must be above 0")
-        if self.check not in CHECKS and not self.check.startswith("python:"):
-            raise ValueError(
-                f"check is {self.check!r}; allowed are {', '.join(map(repr, CHECKS))} and 'python:MODULE:FUNCTION'"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +67,7 @@ class JsonlTask:
     Args:
         rows: each with where it is, for messages.
         name: how it is named on the command line, which makes the same task again.
-        check: of `settings.check`, where that names a Python function.
+        checker: of `settings.check`.
 
     Raises:
         ValueError: there is no row, or one is no problem; names it.
@@ -85,13 +77,11 @@ class JsonlTask:
     """The file decides them: whoever goes on with a run has to look whether it is still the same."""
 
     def __init__(
-        self, rows: Iterable[tuple[str, Any]], settings: JsonlSettings, *, name: str, check: Check | None = None
+        self, rows: Iterable[tuple[str, Any]], settings: JsonlSettings, *, name: str, checker: Checker
     ) -> None:
         self.name, self.settings = name, settings
         self.step_separator, self.max_new_tokens = settings.separator, settings.max_new_tokens
-        self._check = check
-        if settings.check == "math":
-            require_library()
+        self._checker = checker
         self._problems = list(_read(rows, settings))
         if not self._problems:
             raise ValueError(f"{name.partition('?')[0]!r} holds no problem")
@@ -116,42 +106,11 @@ class JsonlTask:
         return found
 
     def judge(self, problem: Problem, solution: str) -> Verdict:
-        gold = str(problem.metadata["answer"])
-        if self._check is not None:
-            return self._judge_by_function(problem, gold, solution)
-        if self.settings.check == "math":
-            return judge_math(gold, solution)
-        if self.settings.check == "exact":
-            answer = find_answer(solution) or solution.strip().rpartition("\n")[2]
-            right = same_text(answer, gold)
-            return Verdict(right, plain_text(answer) or None, "" if right else f"not {gold}")
-        number = find_number(solution)
-        if number is None:
-            return Verdict(False, None, "no number in it")
-        right = number == to_number(gold)
-        return Verdict(right, str(number), "" if right else f"not {gold}")
-
-    def _judge_by_function(self, problem: Problem, gold: str, solution: str) -> Verdict:
-        assert self._check is not None
-        answer = find_answer(solution)
-        key = None if answer is None else answer_key(answer)
-        try:
-            right = self._check(str(problem.metadata["problem"]), gold, solution)
-        except CallError as error:
-            if error.kind == "raised":
-                raise ValueError(
-                    f"problem {problem.id!r}: the check {self.settings.check!r} failed on {solution[:80]!r} with "
-                    f"{error}; it must return True or False for every text"
-                ) from error
-            return Verdict(False, key, f"the check gave no answer: {error}")
-        return Verdict(right, key, "" if right else "the check says so")
+        return self._checker.judge(str(problem.metadata["problem"]), str(problem.metadata["answer"]), solution)
 
     def difficulty(self, problem: Problem) -> str | None:
         level = problem.metadata.get("level")
         return None if level is None else str(level)
-
-
-CHECKS = ("number", "math", "exact")
 
 
 def _read(rows: Iterable[tuple[str, Any]], settings: JsonlSettings) -> Iterator[Problem]:
