@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,10 +98,12 @@ def say_failures(collection: "Collection") -> None:
 
 def can_draw() -> bool:
     """False, and a note, where charts cannot be drawn: a report is not worth losing results for."""
-    if find_spec("matplotlib") is not None:
-        return True
-    print('note: no report.html: charts need matplotlib; run: pip install "arts-llm[report]"', file=sys.stderr)
-    return False
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        print('note: no report.html: charts need matplotlib; run: pip install "arts-llm[report]"', file=sys.stderr)
+        return False
+    return True
 
 
 def use_torch_threads(num_threads: int, *, needed: bool = True) -> None:
