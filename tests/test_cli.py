@@ -174,7 +174,9 @@ def test_collect_train_evaluate_from_the_shell(tmp_path: Path) -> None:
     assert {"arts", "mine", "random", "majority", "oracle", "flow_vote"} <= set(results["selectors"])
     assert results["cost"]["verifier"]["computed_tokens"] == results["cost"]["verifier"]["distinct_tokens"] > 0
     assert len((tmp_path / "out" / "draws.jsonl").read_text().splitlines()) == 12
-    assert "<svg" in (tmp_path / "out" / "report.html").read_text()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "<svg" in report and 'href="view.html#?group=right%3Aarts"' in report
+    assert "right:mine" in (tmp_path / "out" / "view.html").read_text()
 
 
 def test_list_objectives_prints_one_name_a_line_with_its_paper() -> None:
@@ -220,6 +222,7 @@ def test_strategies_are_compared_from_the_shell_and_more_are_added_without_torch
     assert [row[:2] for row in table[1:3]] == [["majority", "24"], ["beam:width=2,expand=2", "24"]]
     assert first.stdout.splitlines()[-1] == f"4 problems; tokens are means a problem; rows in {out}"
     assert "searching: 8/8" in first.stderr
+    assert 'no report.html: charts need matplotlib; run: pip install "arts-llm[report]"' in first.stderr
     lines = (out / "searches.jsonl").read_text().splitlines(keepends=True)
     assert len(lines) == 8
     assert max(json.loads(line)["bill"]["generated_tokens"] for line in lines) <= 24
