@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from arts.facts import Bools, Floats
+from arts.facts import Bools, Floats, Ints
 from arts.squeeze.advantages import (
     arm,
     grpo,
@@ -121,23 +121,29 @@ def rapo_optimum(reference_L: Floats, reward_L: Floats, strength: float) -> Floa
 
 
 def rl_plus(now: Situation) -> Floats:
-    """RL-PLUS: the group by GRPO, and one right path from elsewhere, the rarest, with a ratio that cannot explode.
+    """RL-PLUS: the group by GRPO, and one right path from elsewhere, the rarest, with ratios that cannot explode.
 
-    ratio = 2 pi / (pi_old + w), w = (pi_old + 1) / 2, and the advantage (1 - mean R) / std R (of the group without
-    it; 1 where the group has no contrast) times (1 - pi)^0.5. All of a path here, of every token in the original. The
-    gradient of the ratio is ratio grad log pi.
+    At every step of that path ratio = 2 p / (p_old + w), w = (p_old + 1) / 2, times its advantage (1 - mean R) / std R
+    (of the group without it; 1 where the group has no contrast), times (1 - p)^0.5. The gradient of a ratio is ratio
+    grad log p. The path counts as one draw, 1 / G.
     """
-    base = np.exp(now.space.path_log_probs(now.space.log_prior_S))
-    outside = np.where(now.right, base, np.inf).argmin(axis=-1)[..., None]
-    chance = np.exp(np.take_along_axis(now.space.path_log_probs(now.log_p), outside, axis=-1))
-    drawn = np.exp(np.take_along_axis(now.space.path_log_probs(now.log_p_drawn), outside, axis=-1))
+    log_base = now.space.path_log_probs(now.space.log_prior_S)
+    outside = np.where(now.right, log_base, np.inf).argmin(axis=-1)[..., None]
+    steps = now.space.steps_LD[outside]
+    chance, drawn = (_at_steps(np.exp(log_p), steps) for log_p in (now.log_p, now.log_p_drawn))
     reward = now.group.reward
     spread = reward.std(axis=-1, keepdims=True)
     gain = np.divide(1 - reward.mean(axis=-1, keepdims=True), spread, out=np.ones(spread.shape), where=spread > 1e-9)
     ratio = 2 * chance / (drawn + (drawn + 1) / 2)
-    # One path beside G: its credit has the weight of one draw, 1 / G.
-    weight = ratio * gain * np.sqrt(1 - chance) / reward.shape[-1]
+    weight = ratio * gain[..., None] * np.sqrt(1 - chance) / reward.shape[-1]
     return np.asarray(grpo_rule(now) + now.space.credit(outside, weight))
+
+
+def _at_steps(values_S: Floats, steps_GD: Ints) -> Floats:
+    """The value of each step of each path; 0 behind the end of a short one. Shape ...GD."""
+    padded = np.concatenate([values_S, np.zeros((*values_S.shape[:-1], 1))], axis=-1)
+    flat = steps_GD.reshape(*steps_GD.shape[:-2], -1)
+    return np.take_along_axis(padded, flat, axis=-1).reshape(steps_GD.shape)
 
 
 def self_filter(now: Situation) -> Floats:
@@ -156,11 +162,8 @@ def rover(sharpness: float) -> Rule:
     def rule(now: Situation) -> Floats:
         value = sharpness * (now.log_p - now.log_p_drawn)
         mean = now.space.beside(value) / now.space.beside(np.ones(value.shape))
-        padded, padded_mean = (np.concatenate([one, np.zeros((*one.shape[:-1], 1))], axis=-1) for one in (value, mean))
         steps = now.space.steps_LD[now.group.paths]
-        flat = steps.reshape(*steps.shape[:-2], -1)
-        own = np.take_along_axis(padded, flat, axis=-1).reshape(steps.shape)
-        beside = np.take_along_axis(padded_mean, flat, axis=-1).reshape(steps.shape)
+        own, beside = _at_steps(value, steps), _at_steps(mean, steps)
         below = np.concatenate([beside[..., 1:], np.zeros((*beside.shape[:-1], 1))], axis=-1)
         residual = mean_centred(now.group.reward)[..., None] + below - own
         return now.space.credit(now.group.paths, sharpness * residual)
@@ -214,7 +217,7 @@ def cures(toy: ToyTree) -> list[Cure]:
         Cure("reverse KL", with_divergence("reverse_kl", 0.1)),
         Cure("forward KL", with_divergence("forward_kl", 0.1)),
         Cure("JS", with_divergence("js", 0.1)),
-        Cure("DPH-RL", dph(0.1)),
+        Cure("DPH-RL", dph(0.1, perfect=0.1)),
         Cure("RAPO", rapo(0.1)),
         Cure(
             "TB / FlowRL",
@@ -226,7 +229,7 @@ def cures(toy: ToyTree) -> list[Cure]:
         ),
         Cure("DeepSearch", by_advantages(lambda group: deep_search(group.tree_steps, group.reward, nodes)), "steps"),
         Cure("ARM / ProGRPO", by_advantages(lambda group: arm(group.reward, _confidence(group)))),
-        Cure("RL-PLUS", rl_plus),
+        Cure("RL-PLUS", rl_plus, "steps"),
         Cure("SELF", self_filter),
         Cure("DaGRPO's mask", by_advantages(lambda group: masked_pairs(group.reward, _distinct(group))), "steps"),
     ]

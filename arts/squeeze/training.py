@@ -18,6 +18,9 @@ from arts.squeeze.tabular import PathSpace
 from arts.tasks.toy import ToyTree
 
 
+RARE = 1 / 64  # a path is rare when the base is less likely than this to draw it
+
+
 @dataclass(frozen=True, eq=False)
 class Problems:
     """P problems over the paths of one toy tree, which all start from its probabilities: they differ in what is right."""
@@ -187,9 +190,9 @@ def found_in(log_policy: Floats, chosen: Bools, k: int) -> Floats:
     return np.asarray((seen * chosen).sum(axis=(-1, -2)) / np.broadcast_to(chosen, log_policy.shape[-2:]).sum())
 
 
-def rare_paths(problems: Problems, num_draws: int) -> Bools:
-    """Right paths that N draws of the base miss more likely than not at a tenth of N: pi_0 < 1 / (4 N). Shape PL."""
-    return np.asarray(problems.right_PL & (problems.toy.prior_law() < 0.25 / num_draws))
+def rare_paths(problems: Problems) -> Bools:
+    """Right paths with pi_0 < 1 / 64: 16 draws of the base hold one with a chance under a quarter. Shape PL."""
+    return np.asarray(problems.right_PL & (problems.toy.prior_law() < RARE))
 
 
 def mean_interval(values_R: Floats) -> tuple[float, float, float]:
