@@ -13,6 +13,7 @@ from arts.cli.collect import collect_command
 from arts.cli.doctor import doctor_command
 from arts.cli.evaluate import evaluate_command, values_command
 from arts.cli.search import search_command
+from arts.cli.squeeze import squeeze_command
 from arts.cli.solve import demo_command, solve_command
 from arts.cli.train import export_verifier_command, train_command
 
@@ -31,6 +32,7 @@ app.command("export-verifier")(export_verifier_command)
 app.command("evaluate")(evaluate_command)
 app.command("values")(values_command)
 app.command("search")(search_command)
+app.command("squeeze")(squeeze_command)
 app.command("solve")(solve_command)
 app.command("demo")(demo_command)
 
