@@ -112,7 +112,11 @@ def test_closed_form_update_is_that_of_autograd(toy: ToyTree, level: str) -> Non
         paths = rng.choice(len(policy), size=8, p=policy)
         advantages = rng.normal(size=8)
         delta = rate * space.gradient(space.log_prior_S, space.credit(paths, advantages))
-        update = path_update(policy, paths, advantages, rate) if level == "paths" else step_update(toy, paths, advantages, rate)
+        update = (
+            path_update(policy, paths, advantages, rate)
+            if level == "paths"
+            else step_update(toy, paths, advantages, rate)
+        )
         after = np.exp(space.path_log_probs(space.normalised(space.log_prior_S + delta)))
         np.testing.assert_allclose(after, update, rtol=1e-12)
         np.testing.assert_allclose(policy * ratio(space, space.log_prior_S, delta), update, rtol=1e-12)
@@ -161,7 +165,9 @@ def test_expected_update_is_the_mean_of_sampled_ones(temperature: float) -> None
     paths = rng.choice(len(policy), size=(40_000, 4), p=tempered(policy, temperature))
     reward = right[paths].astype(float)
     spread = reward.std(axis=1, keepdims=True)
-    advantages = np.divide(reward - reward.mean(axis=1, keepdims=True), spread, out=np.zeros(reward.shape), where=spread > 0)
+    advantages = np.divide(
+        reward - reward.mean(axis=1, keepdims=True), spread, out=np.zeros(reward.shape), where=spread > 0
+    )
     deltas = space.gradient(space.log_prior_S, space.credit(paths, advantages))
     expected = expected_delta(policy, right, group_size=4, temperature=temperature)
     error = deltas.std(axis=0) / 200

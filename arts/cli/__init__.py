@@ -13,8 +13,8 @@ from arts.cli.collect import collect_command
 from arts.cli.doctor import doctor_command
 from arts.cli.evaluate import evaluate_command, values_command
 from arts.cli.search import search_command
-from arts.cli.squeeze import squeeze_command
 from arts.cli.solve import demo_command, solve_command
+from arts.cli.squeeze import squeeze_command
 from arts.cli.train import export_verifier_command, train_command
 
 app = typer.Typer(

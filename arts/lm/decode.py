@@ -16,7 +16,13 @@ from transformers import DynamicCache
 
 from arts.lm.load import LanguageModel
 from arts.lm.node_cache import CachedNode, NodeCache, Plan, Run
-from arts.lm.tree_attention import attends_to_all_above, has_tree_attention, run_new_tokens, run_plan, use_tree_attention
+from arts.lm.tree_attention import (
+    attends_to_all_above,
+    has_tree_attention,
+    run_new_tokens,
+    run_plan,
+    use_tree_attention,
+)
 
 Parts = Sequence[Sequence[int]]
 """Token ids of a path: the prompt's, then those of each step."""

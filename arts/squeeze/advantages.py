@@ -19,7 +19,12 @@ def grpo(reward_G: Floats) -> Floats:
     Shao et al. 2024 (GRPO), with the population's standard deviation.
     """
     spread = reward_G.std(axis=-1, keepdims=True)
-    return np.divide(mean_centred(reward_G), spread, out=np.zeros(reward_G.shape), where=spread > _NO_CONTRAST)
+    return over_spread(mean_centred(reward_G), spread)
+
+
+def over_spread(values: Floats, spread: Floats) -> Floats:
+    """Values over a deviation; 0 where there is none."""
+    return np.asarray(np.divide(values, spread, out=np.zeros(values.shape), where=spread > _NO_CONTRAST))
 
 
 def mean_centred(reward_G: Floats) -> Floats:
@@ -39,7 +44,7 @@ def unlikeliness_reward(reward_G: Floats, log_prob_G: Floats, strength: float = 
 
 
 def unlikeliness(reward_G: Floats, log_prob_G: Floats, strength: float = 0.25) -> Floats:
-    """GRPO on the unlikeliness reward; groups of one outcome are dropped, as the authors do. Sums to zero. Shape ...G."""
+    """GRPO on the unlikeliness reward; groups of one outcome are dropped, as its authors do. Sums to zero. ...G."""
     mixed = reward_G.std(axis=-1, keepdims=True) > _NO_CONTRAST
     return np.where(mixed, grpo(unlikeliness_reward(reward_G, log_prob_G, strength)), 0.0)
 
@@ -51,8 +56,8 @@ def arm(
 
     Args:
         confidence_G: c(o | q), the mean confidence of a draw's tokens, from 0 to 1.
-        prompt_confidence: c(q). A toy problem has no prompt: None takes the group's mean confidence, which keeps the sum
-            at zero. With a model's own c(q) the sum is not zero, and the squeeze law does not hold.
+        prompt_confidence: c(q). A toy problem has no prompt: None takes the group's mean confidence, which keeps the
+            sum at zero. With a model's own c(q) the sum is not zero, and the squeeze law does not hold.
     """
     prompt = confidence_G.mean(axis=-1, keepdims=True) if prompt_confidence is None else prompt_confidence[..., None]
     some_right = reward_G.sum(axis=-1, keepdims=True) > 0
@@ -60,7 +65,7 @@ def arm(
 
 
 def trajectory_balance(reward_G: Floats, log_prob_G: Floats, log_base_G: Floats, inverse_temperature: float) -> Floats:
-    """A_i = x_i - mean x, x_i = beta R_i + log pi_0 - log pi: the gradient of trajectory balance, log Z the group's mean.
+    """A_i = x_i - mean x, x_i = beta R_i + log pi_0 - log pi: the slope of trajectory balance, log Z the group's mean.
 
     The loss (log Z + log pi - beta R - log pi_0)^2 has the slope -2 x_i in log pi(tau_i) with log Z = mean of
     beta R + log pi_0 - log pi, where it is least. FlowRL is the same with all three logs divided by the length (here
@@ -80,7 +85,7 @@ def masked_pairs(reward_G: Floats, distinct_GG: Bools) -> Floats:
     difference = reward_G[..., :, None] - reward_G[..., None, :]
     spread = reward_G.std(axis=-1, keepdims=True)
     total = (difference * distinct_GG).mean(axis=-1)
-    return np.divide(total, spread, out=np.zeros(reward_G.shape), where=spread > _NO_CONTRAST)
+    return over_spread(total, spread)
 
 
 def serial_decay_reward(right_G: Bools) -> Floats:

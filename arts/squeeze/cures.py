@@ -1,7 +1,7 @@
 """The rules that a tabular policy is trained by: GRPO and its cures, each as the credit of every logit.
 
-A rule adds up what a group says (`advantages`, `tree_advantages`) and, for some, a term over all paths that the toy tree
-makes exact, such as a divergence to the base policy. `CURES` lists them as docs/squeeze.md compares them.
+A rule adds up what a group says (`advantages`, `tree_advantages`) and, for some, a term over all paths that the toy
+tree makes exact, such as a divergence to the base policy. `cures` lists them as docs/squeeze.md compares them.
 
 Shapes: L paths, S logits, G draws of a group; "..." runs and problems.
 """
@@ -48,8 +48,8 @@ def divergence_credit(log_policy_L: Floats, log_base_L: Floats, kind: Divergence
         reverse KL   D(pi | pi_0) = sum pi log(pi / pi_0)            w = -pi log(pi / pi_0)
         JS           (KL(pi_0 | m) + KL(pi | m)) / 2, m the mean     w = -(pi / 2) log(pi / m)
 
-    Constants in w beside pi fall out, as sum_tau pi grad log pi = 0. Forward KL covers mass: it pulls at every path that
-    the base knew, however rare it is now (DPH-RL).
+    Constants in w beside pi fall out, as sum_tau pi grad log pi = 0. Forward KL covers mass: it pulls at every path
+    that the base knew, however rare it is now (DPH-RL).
     """
     policy, base = np.exp(log_policy_L), np.exp(log_base_L)
     if kind == "forward_kl":
@@ -153,7 +153,7 @@ def self_filter(now: Situation) -> Floats:
 
 
 def rover(sharpness: float) -> Rule:
-    """ROVER: regression of Q(s, a) = rho (log p - log p_old) on r + mean over a' of Q(s', a'), half its slope as credit.
+    """ROVER: regression of Q(s, a) = rho (log p - log p_old) on r + mean over a' of Q(s', a'). Credit: half its slope.
 
     r is the group's centred reward at every step. In the first step on a group all Q are 0, and the rule is
     `mean_centred` times rho: what is its own needs several steps a group (`inner_steps`).
@@ -217,7 +217,7 @@ def cures(toy: ToyTree) -> list[Cure]:
         Cure("reverse KL", with_divergence("reverse_kl", 0.1)),
         Cure("forward KL", with_divergence("forward_kl", 0.1)),
         Cure("JS", with_divergence("js", 0.1)),
-        Cure("DPH-RL", dph(0.1, perfect=0.1)),
+        Cure("DPH-RL", dph(0.1)),
         Cure("RAPO", rapo(0.1)),
         Cure(
             "TB / FlowRL",

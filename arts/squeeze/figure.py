@@ -11,7 +11,7 @@ from arts.squeeze.toy import SHORT, ToySqueeze
 
 INK, MUTED, LINE = "#17191e", "#636a76", "#d9dbd7"
 COLORS = ("#c2620a", "#2563eb", "#17191e", "#848b97")
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "squeeze", "font.size": 9.5, "font.family": "sans-serif",
     "text.color": INK, "axes.edgecolor": LINE, "axes.labelcolor": MUTED,
     "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,

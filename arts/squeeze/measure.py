@@ -7,7 +7,7 @@ Shapes: T tokens of packed trees, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,6 +18,17 @@ from arts.squeeze.paths import finished_paths
 from arts.tree import ReasoningTree
 
 MAX_PACKED_TOKENS = 4096  # of one sequence; its logits are V numbers a token
+
+
+class _Part(NamedTuple):
+    """A tree's finished paths, or a part of them that fits one sequence."""
+
+    tree: int
+    nodes: Sequence[int]
+    "the tree's ids of the nodes; everything below counts them anew"
+    parents: Sequence[int]
+    node_ids: Sequence[Sequence[int]]
+    packed: PackedTree
 
 
 class LocalLikelihood:
@@ -36,45 +47,56 @@ class LocalLikelihood:
         Raises:
             ValueError: a path is longer than the model's context.
         """
-        scores = []
-        for number, tree in enumerate(trees, start=1):
-            log_probs = self._node_log_probs(tree)
-            scores.append(
-                [sum(log_probs[node.id] for node in tree.path(leaf.id)) for leaf in finished_paths(tree)]
-            )
-            watch(number)
-        return scores
+        log_probs = [[0.0] * len(tree.nodes) for tree in trees]
+        batch: list[_Part] = []
+        for number, tree in enumerate(trees):
+            for part in self._parts(number, tree):
+                if batch and (not self._by_trees or _size([*batch, part]) > self.max_tokens):
+                    self._run(batch, log_probs)
+                    batch = []
+                    watch(number)
+                batch.append(part)
+        if batch:
+            self._run(batch, log_probs)
+        watch(len(trees))
+        return [
+            [sum(log_probs[number][node.id] for node in tree.path(leaf.id)) for leaf in finished_paths(tree)]
+            for number, tree in enumerate(trees)
+        ]
 
-    def _node_log_probs(self, tree: ReasoningTree) -> list[float]:
-        """log pi(step | path above) of every node; 0 at the root."""
+    def _parts(self, number: int, tree: ReasoningTree) -> list[_Part]:
+        """What is run of a tree: as few tokens as its finished paths have, or one path after another."""
         node_ids = self.language_model.text.node_ids(tree)
         self._check_length(tree, node_ids)
-        wanted = sorted({node.id for leaf in finished_paths(tree) for node in tree.path(leaf.id)} | {0})
-        parents = [node.parent for node in tree.nodes]
-        log_probs = [0.0] * len(tree.nodes)
-        if self._by_trees:
-            number_of = {node: number for number, node in enumerate(wanted)}
-            kept_parents = [number_of.get(parents[node], -1) for node in wanted]
-            kept_ids = [node_ids[node] for node in wanted]
-            for part in split_nodes(kept_parents, [len(ids) for ids in kept_ids], self.max_tokens):
-                packed = pack_tree(kept_parents, kept_ids, part)
-                logits_TV = run_packed(self.language_model.model, join_packed([packed])).logits[0]
-                for number, value in _sum_by_node(packed, kept_parents, kept_ids, logits_TV).items():
-                    log_probs[wanted[number]] = value
-            return log_probs
-        for leaf in finished_paths(tree):
-            for node, value in self._path_log_probs([0, *(node.id for node in tree.path(leaf.id))], node_ids).items():
-                log_probs[node] = value
-        return log_probs
+        paths = [[0, *(node.id for node in tree.path(leaf.id))] for leaf in finished_paths(tree)]
+        groups = ([sorted({node for path in paths for node in path})] if paths else []) if self._by_trees else paths
+        parts = []
+        for nodes in groups:
+            number_of = {node: place for place, node in enumerate(nodes)}
+            parents = [number_of.get(tree.nodes[node].parent, -1) for node in nodes]
+            ids = [node_ids[node] for node in nodes]
+            parts += [
+                _Part(number, nodes, parents, ids, pack_tree(parents, ids, kept))
+                for kept in split_nodes(parents, list(map(len, ids)), self.max_tokens)
+            ]
+        return parts
 
-    def _path_log_probs(self, path: Sequence[int], node_ids: Sequence[Sequence[int]]) -> dict[int, float]:
-        """The same for one path in a row of its own."""
-        chain = [node_ids[node] for node in path]
-        packed = pack_tree(range(-1, len(path) - 1), chain)
-        row = torch.tensor([packed.token_ids], device=self.language_model.device)
-        logits_TV = self.language_model.model(input_ids=row, use_cache=False).logits[0]
-        found = _sum_by_node(packed, list(range(-1, len(path) - 1)), chain, logits_TV)
-        return {path[place]: value for place, value in found.items()}
+    def _run(self, batch: Sequence[_Part], log_probs: list[list[float]]) -> None:
+        """One pass of the model; writes log pi(step | path above) of every node of the batch."""
+        model = self.language_model.model
+        if self._by_trees:
+            logits_TV = run_packed(model, join_packed([part.packed for part in batch])).logits[0]
+        else:
+            [part] = batch
+            row = torch.tensor([part.packed.token_ids], device=self.language_model.device)
+            logits_TV = model(input_ids=row, use_cache=False).logits[0]
+        start = 0
+        for part in batch:
+            end = start + len(part.packed.token_ids)
+            found = _sum_by_node(part.packed, part.parents, part.node_ids, logits_TV[start:end])
+            for place, value in found.items():
+                log_probs[part.tree][part.nodes[place]] = value
+            start = end
 
     def _check_length(self, tree: ReasoningTree, node_ids: Sequence[Sequence[int]]) -> None:
         limit = getattr(self.language_model.model.config, "max_position_embeddings", None)
@@ -86,6 +108,10 @@ class LocalLikelihood:
                 f"problem {tree.problem.id!r}: a path takes {longest + len(node_ids[0])} tokens and the context of "
                 f"{self.name} is {limit}; leave such problems out, or collect with fewer --max-new-tokens"
             )
+
+
+def _size(parts: Sequence[_Part]) -> int:
+    return sum(len(part.packed.token_ids) for part in parts)
 
 
 def _sum_by_node(

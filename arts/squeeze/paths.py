@@ -93,10 +93,17 @@ def join_scores(
             texts.append(tree.text(leaf.id))
     if not texts:
         raise ValueError("no path of these trees is finished: there is nothing to score")
-    both = [np.array([one for row in scores for one in row], dtype=np.float64) for scores in (log_base, log_tuned)]
+    flat = [np.array([one for row in scores for one in row], dtype=np.float64) for scores in (log_base, log_tuned)]
     ids = tuple(tree.problem.id for tree in trees)
     return ScoredPaths(
-        np.array(problem), np.array(right), np.array(draws), np.array(tokens), *both, ids, tuple(texts)
+        problem_N=np.array(problem, dtype=np.int64),
+        right_N=np.array(right, dtype=np.bool_),
+        num_draws_N=np.array(draws, dtype=np.int64),
+        num_tokens_N=np.array(tokens, dtype=np.int64),
+        log_base_N=flat[0],
+        log_tuned_N=flat[1],
+        problem_ids=ids,
+        texts=tuple(texts),
     )
 
 
@@ -170,8 +177,8 @@ def report_likelihoods(paths: ScoredPaths, *, base: str, tuned: str, seed: int =
     estimate = paired_bootstrap(num_problems, seed)
 
     def mean(values_N: Floats, weight_N: Floats) -> Estimate:
-        numerator = np.bincount(paths.problem_N, values_N * weight_N, num_problems)
-        return estimate(numerator, np.bincount(paths.problem_N, weight_N, num_problems))
+        sums = (np.bincount(paths.problem_N, one, num_problems) for one in (values_N * weight_N, weight_N))
+        return estimate(*(one.astype(np.float64) for one in sums))
 
     def one_bin(chosen_N: Bools) -> Bin | None:
         if not chosen_N.any():

@@ -3,7 +3,7 @@
     arts squeeze --base "http://HOST:PORT/v1#BASE?tokenizer=FOLDER" --tuned ... --trees DIR
 
 The whole path goes there as token ids, so that what was drawn is what is scored; ids come from the model's tokenizer on
-this machine. vLLM can do it; llama.cpp and most hosted services cannot, which is found out with one short request before
+this machine. vLLM's protocol has it; most hosted services have not, which is found out with one short request before
 any work. Knows ids and answers; no trees beyond their paths.
 """
 
@@ -103,6 +103,13 @@ class RemoteLikelihood:
             return math.fsum(map(float, values[num_given : len(ids)]))
 
         # One token is generated, as several servers take no limit of 0.
-        body = {"model": self.model, "prompt": list(ids), "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 1.0}
+        body = {
+            "model": self.model,
+            "prompt": list(ids),
+            "echo": True,
+            "logprobs": 1,
+            "max_tokens": 1,
+            "temperature": 1.0,
+        }
         total, _ = await self.client.post("completions", body, read)
         return total

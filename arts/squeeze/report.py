@@ -94,7 +94,8 @@ def _diversity(found: RolloutReport) -> list[tuple[str, Estimate, Estimate]]:
 def _crossing(found: RolloutReport) -> str:
     if found.crossing is None:
         return "The curves do not cross."
-    return f"The tuned model falls behind at k = {found.crossing} (difference {_points(found.difference[found.crossing])})."
+    difference = _points(found.difference[found.crossing])
+    return f"The tuned model falls behind at k = {found.crossing} (difference {difference})."
 
 
 def _points(estimate: Estimate) -> str:
@@ -189,11 +190,12 @@ def _short(text: str) -> str:
     return flat if len(flat) <= _TEXT_SHOWN else flat[: _TEXT_SHOWN - 1] + "…"
 
 
-def _bin_rows(found: LikelihoodReport) -> Iterator[list[str]]:
+def _bin_rows(found: LikelihoodReport, *, intervals: bool = True) -> Iterator[list[str]]:
     def cells(one: Bin | None) -> list[str]:
         if one is None:
             return ["0", "–", "–"]
-        return [str(one.num_paths), f"{_number(one.change)} {interval_of(one.change)}", percent(one.fallen.value)]
+        range_ = f" {interval_of(one.change)}" if intervals else ""
+        return [str(one.num_paths), f"{_number(one.change)}{range_}", percent(one.fallen.value)]
 
     for place in range(len(found.bins["right"])):
         right, wrong = found.bins["right"][place], found.bins["wrong"][place]
@@ -227,10 +229,14 @@ def _print_rollouts(found: RolloutReport, console: Console) -> None:
     for name, side in (("base", found.base), ("tuned", found.tuned)):
         cells = [percent(side.pass_at_k[k].value) if k in side.pass_at_k else "–" for k in sizes]
         printed.add_row(name, *cells)
-    differences = [_points(found.difference[k]).replace("[", r"\[") if k in found.difference else "–" for k in sizes]
-    printed.add_row("difference, points", *differences)
+    values = [found.difference[k].value if k in found.difference else None for k in sizes]
+    printed.add_row("difference, points", *("–" if value is None else f"{100 * value:+.1f}" for value in values))
     console.print(printed)
     console.print(_crossing(found).replace("[", r"\["), highlight=False)
+    console.print(
+        f"difference at k = {found.common}: {_points(found.difference[found.common])} points".replace("[", r"\["),
+        highlight=False,
+    )
     if found.num_left_out:
         console.print(f"left out: {found.num_left_out} problems that only one collection has", highlight=False)
     facts = _plain_table("share of problems", "", "95%")
@@ -250,8 +256,8 @@ def _print_likelihoods(found: LikelihoodReport, console: Console) -> None:
         highlight=False,
     )
     printed = _plain_table(*_BIN_HEADER)
-    for row in _bin_rows(found):
-        printed.add_row(*(cell.replace("[", r"\[") for cell in row))
+    for cells in _bin_rows(found, intervals=False):
+        printed.add_row(*cells)
     console.print(printed)
     rows = found.paths.rows()
     console.print("right paths that fell furthest:", highlight=False)

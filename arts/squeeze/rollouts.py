@@ -1,4 +1,4 @@
-"""Two sets of rollouts of the same problems, before and after tuning: pass@k and its crossing, problems lost and gained.
+"""Two sets of rollouts of the same problems, before and after tuning: pass@k, crossing, problems lost and gained.
 
 Needs no model: collections of any origin do. Forks do not count. Intervals are 95%, by resampling problems, paired.
 
@@ -68,7 +68,7 @@ class RolloutReport:
     crossing: int | None
     "least k at which the tuned model falls behind, having been ahead at a smaller one"
     lost: Estimate
-    "share of problems that `common` draws of the base solve and as many of the tuned model do not; expected over subsets"
+    "share of problems that `common` draws of the base solve and as many of the tuned model do not"
     gained: Estimate
     lost_half: Estimate
     "the same at half as many draws ..."
@@ -139,7 +139,7 @@ def compare_rollouts(
         gained=estimate((1 - hit_base) * hit_tuned, ones),
         lost_half=estimate(half_base * (1 - half_tuned), ones),
         lost_by_chance=estimate(_missed_by_others(draws[0], half), ones),
-        extinct=estimate(1.0 - solved_tuned, ones),
+        extinct=estimate((~solved_tuned).astype(np.float64), ones),
         lost_rare=estimate(rare * hit_base * (1 - hit_tuned), rare * hit_base),
         lost_problems=tuple(name for name, lost in zip(ids, solved_base & ~solved_tuned, strict=True) if lost),
         gained_problems=tuple(name for name, won in zip(ids, ~solved_base & solved_tuned, strict=True) if won),
@@ -172,9 +172,7 @@ def _crossing(difference: dict[int, float]) -> int | None:
     return None
 
 
-def _side(
-    trees: Sequence[ReasoningTree], draws: Draws, pass_P: dict[int, Floats], common: int, seed: int
-) -> Side:
+def _side(trees: Sequence[ReasoningTree], draws: Draws, pass_P: dict[int, Floats], common: int, seed: int) -> Side:
     estimate = paired_bootstrap(len(trees), seed)
     ones = np.ones(len(trees))
     texts = [[tree.text(leaf.id) if leaf.is_answer else None for leaf in trunk_leaves(tree)] for tree in trees]
@@ -182,9 +180,7 @@ def _side(
         [text if correct else None for text, correct in zip(row, correct_N, strict=True)]
         for row, correct_N in zip(texts, draws.correct_PN, strict=True)
     ]
-    answers = [
-        [None if number < 0 else str(number) for number in answer_N] for answer_N in draws.answer_PN
-    ]
+    answers = [[None if number < 0 else str(number) for number in answer_N] for answer_N in draws.answer_PN]
     entropy, known = _path_entropy(trees)
     return Side(
         num_samples=draws.num_samples,
@@ -216,5 +212,3 @@ def _path_entropy(trees: Sequence[ReasoningTree]) -> tuple[Floats, Floats]:
         if tree.log_prior_law == "raw" and values and not any(map(math.isnan, values)):
             sums[row], counts[row] = -sum(values), len(values)
     return sums, counts
-
-

@@ -1,4 +1,4 @@
-"""What training does to rare right paths, over many toy trees: the high-pass curve, one-factor sweeps, cures side by side.
+"""What training does to rare right paths, over many toy trees: the high-pass curve, one-factor sweeps, cures.
 
 Intervals are over trees: each tree is one observation, the mean of its runs, so that they cover the choice of the tree.
 Knows numbers, not how they are shown.
@@ -178,7 +178,8 @@ def compare_cures(
     trees: Sequence[ToyTree], problems: Problems, alone: Training, coupled: Training, *, num_runs: int, seed: int = 0
 ) -> list[CureResult]:
     """Every cure of `cures` at equal updates, on each tree alone and on coupled problems."""
-    results, of_grpo = [], {}
+    results: list[CureResult] = []
+    of_grpo: dict[str, Floats] = {}
     for cure in cures(trees[0]):
         rows = _outcomes(trees, cure, alone, num_runs, seed)
         of_grpo.setdefault(cure.level, rows)  # GRPO comes first on both levels

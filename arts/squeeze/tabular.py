@@ -1,14 +1,14 @@
 """Exact dynamics of a softmax policy over the paths of a toy tree, under policy gradients of sampled groups.
 
-A policy is a table of logits in groups of siblings. *Step-level* logits are those of the tree's steps; *path-level* logits
-are one group of all paths, as in the paper (section on the normalization squeeze). For a group of G sampled paths with
-advantages A_i the update is that of (1/G) sum_i A_i log pi(tau_i), in closed form: with the credit of a logit
+A policy is a table of logits in groups of siblings. *Step-level* logits are those of the tree's steps; *path-level*
+logits are one group of all paths, as in the paper (section on the normalization squeeze). For a group of G sampled
+paths with advantages A_i the update is that of (1/G) sum_i A_i log pi(tau_i), in closed form, with the credit of a logit
 
     c_a = (1/G) sum_{i uses a} A_i        delta_a = eta (c_a - pi_a sum_{b beside a} c_b)
 
-Path-level, with advantages that sum to zero, the second term vanishes. Then a path that was not sampled keeps its logit,
-and pi_{k+1}(tau) = pi_k(tau) / (1 + alpha_k) with alpha_k = sum_{sampled} pi_k (e^delta - 1): the squeeze law. Knows no
-reward but right and wrong, no cure and no model; autograd is in the tests, as the other side of the identity.
+Path-level, with advantages that sum to zero, the second term vanishes. Then a path that was not sampled keeps its
+logit, and pi_{k+1}(tau) = pi_k(tau) / (1 + alpha_k) with alpha_k = sum_{sampled} pi_k (e^delta - 1): the squeeze law.
+Knows no reward but right and wrong, no cure and no model; autograd is in the tests, as the identity's other side.
 
 Shapes: L paths, S logits, D steps of the longest path, G draws of a group; "..." any number of runs or problems.
 """
@@ -86,7 +86,7 @@ class PathSpace:
         num_rows, num_places = int(np.prod(paths_G.shape[:-1])), len(self.group_S) + 1
         place = steps_GD.reshape(num_rows, -1) + num_places * np.arange(num_rows)[:, None]
         sums = np.bincount(place.ravel(), advantages_GD.ravel(), num_rows * num_places)
-        return sums.reshape(*paths_G.shape[:-1], num_places)[..., :-1] / paths_G.shape[-1]
+        return np.asarray(sums.reshape(*paths_G.shape[:-1], num_places)[..., :-1] / paths_G.shape[-1])
 
     def gradient(self, log_p_S: Floats, credit_S: Floats) -> Floats:
         """Gradient of sum_a c_a log pi_a in the logits: c_a - pi_a sum_{b beside a} c_b. Shape ...S."""
@@ -147,7 +147,7 @@ def _log_binomial(count: NDArray[np.int64], total: int, chance: float) -> Floats
     with np.errstate(divide="ignore", invalid="ignore"):
         hits = np.where(count > 0, count * np.log(chance), 0.0)
         misses = np.where(count < total, (total - count) * np.log1p(-chance), 0.0)
-    return log_factorial[total] - log_factorial[count] - log_factorial[total - count] + hits + misses
+    return np.asarray(log_factorial[total] - log_factorial[count] - log_factorial[total - count] + hits + misses)
 
 
 def expected_delta(
@@ -160,13 +160,13 @@ def expected_delta(
 
 
 def cutoff(policy_L: Floats, right_L: Bools, *, temperature: float = 1.0) -> float:
-    """The high-pass filter's cut-off: to first order in eta a right path gains in expectation exactly where q(tau) > cut-off.
+    """The high-pass filter's cut-off: to first order in eta, a right path gains in expectation where q(tau) > cut-off.
 
         cut-off = p (E[pi | right] - E[pi | wrong]),   p = q(right), expectations of pi(tau) under q
 
     It follows from d log pi(tau) = eta (q(tau) a+ - sum_sigma pi q a±) with p a+ + (1 - p) a- = 0, and depends neither
-    on the group's size nor on the learning rate. Below 0 where wrong answers are the more concentrated: no right path is
-    squeezed then. One path can hold all right mass, and nothing is cut.
+    on the group's size nor on the learning rate. Below 0 where wrong answers are the more concentrated: no right path
+    falls then.
     """
     law_L = tempered(policy_L, temperature)
     chance = float(law_L[right_L].sum())
@@ -197,7 +197,7 @@ def prefix_kernel(toy: ToyTree, coupling: float) -> Floats:
     member = PathSpace.of_steps(toy).member_LS
     depth = member.sum(axis=1)
     shared = member @ member.T / np.sqrt(depth[:, None] * depth)
-    return (1 - coupling) * np.eye(len(member)) + coupling * shared
+    return np.asarray((1 - coupling) * np.eye(len(member)) + coupling * shared)
 
 
 def random_kernel(num_paths: int, num_features: int, coupling: float, seed: int) -> Floats:

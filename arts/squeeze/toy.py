@@ -29,8 +29,8 @@ from arts.squeeze.training import Problems, Training
 from arts.tasks.toy import ToyTree
 
 GRPO = Cure("GRPO", grpo_rule)
-COUPLED = Training(learning_rate=0.1, updates=200)
-COUPLINGS = (0.0, 0.5, 0.8, 1.0)
+COUPLED = Training(learning_rate=0.03, updates=200)
+COUPLINGS = (0.0, 0.2, 0.5, 1.0)
 SHORT = Training(updates=50)
 SWEPT = {"updates": (50, 10, 200), "group_size": (4, 64), "temperature": (0.6, 1.5), "learning_rate": (0.1,)}
 
@@ -92,12 +92,12 @@ def _curve(curve: HighPass) -> dict[str, Any]:
 
 
 def coupled_problems(seed: int = 0) -> Problems:
-    """24 problems with two right paths each on one tree of 64 paths; half of them are solved by usual paths."""
-    return Problems.drawn(ToyTree.random(1, 4, 3), 24, num_right=2, seed=seed)
+    """24 problems on one tree of 64 paths: 8 easy ones, and 16 with two right paths, usual ones or any."""
+    return Problems.drawn(ToyTree.random(1, 4, 3), num_easy=8, num_usual=8, num_rare=8, seed=seed)
 
 
 def check_law(toy: ToyTree, *, num_groups: int, group_size: int, learning_rate: float, seed: int) -> Law:
-    """Both sides of the law for groups of the policy: the new softmax of the moved logits, and the old policy's alpha."""
+    """Both sides of the law: the softmax of the moved logits, and the old policy over 1 + alpha."""
     rng = np.random.default_rng(seed)
     space, policy, right = PathSpace.of_paths(toy), toy.prior_law(), Problems.of(toy).right_PL[0]
     worst, found = 0.0, []
@@ -136,7 +136,7 @@ def toy_squeeze(*, num_trees: int = 10, num_runs: int = 8, seed: int = 0) -> Toy
         swept=sweep(narrow, SWEPT, base=SHORT, num_runs=num_runs),
         coupled={
             kappa: coupled_pass(
-                problems, GRPO, replace(COUPLED, problem_coupling=kappa), num_runs=num_runs, seed=seed
+                problems, GRPO, replace(COUPLED, problem_coupling=kappa), num_runs=max(2, num_runs // 2), seed=seed
             )
             for kappa in COUPLINGS
         },
@@ -159,7 +159,7 @@ def law_lines(found: ToySqueeze) -> Iterator[str]:
     law = found.law
     low, high = law.alpha_range
     yield (
-        f"Squeeze law, {law.num_groups} groups: pi' = pi / (1 + alpha) for every unsampled path, largest relative error "
+        f"Squeeze law, {law.num_groups} groups: pi' = pi / (1 + alpha) for each unsampled path, largest relative error "
         f"{law.worst_error:.1e}; alpha from {low:.3f} to {high:.3f}, below 0 in {law.share_negative:.0%} of the groups."
     )
     negative = sum(one < 0 for one in found.cutoffs)

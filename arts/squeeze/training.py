@@ -1,8 +1,8 @@
 """Many updates of a tabular policy on sampled groups: runs side by side, problems with or without a shared part.
 
-One rule says what a group teaches: it turns a `Situation` into the credit of every logit (`arts/squeeze/cures.py` has the
-rules). Everything else, drawing, groups, coupling, steps, is written once. What is measured on the policies that come out
-is here too: exact chances, no samples.
+One rule says what a group teaches: it turns a `Situation` into the credit of every logit (`arts/squeeze/cures.py` has
+the rules). Everything else, drawing, groups, coupling, steps, is written once. What is measured on the policies that
+come out is here too: exact chances, no samples.
 
 Shapes: R runs, P problems, L paths, S logits, G draws of a group, D steps of a path.
 """
@@ -17,13 +17,13 @@ from arts.facts import Bools, Floats, Ints
 from arts.squeeze.tabular import PathSpace
 from arts.tasks.toy import ToyTree
 
-
+EASY = 0.6  # chance of the base on an easy problem, at least
 RARE = 1 / 64  # a path is rare when the base is less likely than this to draw it
 
 
 @dataclass(frozen=True, eq=False)
 class Problems:
-    """P problems over the paths of one toy tree, which all start from its probabilities: they differ in what is right."""
+    """P problems over the paths of one toy tree: all start from its probabilities, and differ in what is right."""
 
     toy: ToyTree
     right_PL: Bools
@@ -34,17 +34,23 @@ class Problems:
         return cls(toy, np.array([[toy.right[leaf] for leaf in toy.leaves]]))
 
     @classmethod
-    def drawn(cls, toy: ToyTree, num_problems: int, *, num_right: int = 2, usual: float = 0.5, seed: int = 0) -> "Problems":
-        """Problems of `num_right` right paths each: a share `usual` of them drawn by pi_0, the others uniformly.
+    def drawn(
+        cls, toy: ToyTree, *, num_easy: int, num_usual: int, num_rare: int, num_right: int = 2, seed: int = 0
+    ) -> "Problems":
+        """Problems of three kinds, in this order.
 
-        So most of the problems are solved by what the policy does anyway, and the rest only by rare paths.
+        Easy: right paths drawn by pi_0 until the base is right with a chance of `EASY`. Usual: `num_right` paths drawn
+        by pi_0, so that what the policy does anyway solves them. Rare: as many drawn uniformly, so that rare paths do.
         """
         rng = np.random.default_rng(seed)
         law = toy.prior_law()
-        right = np.zeros((num_problems, len(law)), dtype=np.bool_)
-        for number in range(num_problems):
-            by = law if number < usual * num_problems else None
-            right[number, rng.choice(len(law), size=num_right, replace=False, p=by)] = True
+        right = np.zeros((num_easy + num_usual + num_rare, len(law)), dtype=np.bool_)
+        for row in right[:num_easy]:
+            while law[row].sum() < EASY:
+                row[rng.choice(len(law), p=law)] = True
+        for number, row in enumerate(right[num_easy:]):
+            by = law if number < num_usual else None
+            row[rng.choice(len(law), size=num_right, replace=False, p=by)] = True
         return cls(toy, right)
 
     def space(self, level: str) -> PathSpace:

@@ -10,9 +10,7 @@ depth mean an equal beginning.
 import numpy as np
 
 from arts.facts import Bools, Floats, Ints
-from arts.squeeze.advantages import mean_centred
-
-_NO_SPREAD = 1e-9
+from arts.squeeze.advantages import mean_centred, over_spread
 
 
 def _shared(steps_GD: Ints) -> Bools:
@@ -70,7 +68,7 @@ def _among_siblings(steps_GD: Ints, value_GD: Floats, count_GD: Floats, *, divid
         return np.asarray(difference)
     variance = (weight * (value_GD[..., None, :, :] - mean[..., :, None, :]) ** 2).sum(axis=-2) / total
     spread = np.sqrt(np.maximum(variance, 0.0))
-    return np.divide(difference, spread, out=np.zeros(difference.shape), where=spread > _NO_SPREAD)
+    return over_spread(difference, spread)
 
 
 def segment(steps_GD: Ints, reward_G: Floats) -> Floats:
