@@ -1,5 +1,6 @@
 """pass@k, crossing, lost and gained problems of two sets of rollouts, against counting by hand."""
 
+import gzip
 import itertools
 import json
 import sys
@@ -10,12 +11,12 @@ import pytest
 from pools import RIGHT, UNFINISHED, WRONG, Draw, pool_tree
 
 from arts.cli import main
-from arts.evaluate.metrics import read_draws
+from arts.evaluate.metrics import read_draws, trunk_leaves
 from arts.squeeze.paths import join_scores, report_likelihoods
 from arts.squeeze.report import Measured, print_measured, write_measured, write_page
 from arts.squeeze.rollouts import _missed_by_others, compare_rollouts
 from arts.store import create_collection
-from arts.tree import ReasoningTree
+from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Verdict, build_tree
 
 
 def pool(right: dict[str, int], num_draws: int = 4) -> list[ReasoningTree]:
@@ -148,3 +149,42 @@ def test_command_says_what_is_missing(
     arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in fail(monkeypatch, capsys, *arguments)
+
+
+# --- real rollouts ----------------------------------------------------------------------------------------------------
+
+
+def imported(file: Path, policy: str) -> list[ReasoningTree]:
+    """One policy's completions as trees of one step, with the labels of their source."""
+    trees = []
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            samples = [sample for sample in row["samples"] if sample["policy"] == policy]
+            verdicts = {sample["text"]: Verdict(sample["score"] >= 1.0, sample["answer"] or None) for sample in samples}
+            rollouts = [
+                Rollout(index, index, 0, (Step(sample["text"], (), None, StopReason.EOS),))
+                for index, sample in enumerate(samples)
+            ]
+            problem = Problem(row["problem_id"], row["problem"])
+            trees.append(build_tree(problem, rollouts, judge=verdicts.__getitem__))
+    return trees
+
+
+@pytest.mark.parametrize("policy", ["rl_algorithmic500", "rl_games500"])
+@pytest.mark.parametrize("subject", ["algebra", "geometry"])
+def test_rollouts_of_real_models_before_and_after_reinforcement_learning(
+    arts_data: Path, subject: str, policy: str
+) -> None:
+    file = arts_data / "rollouts" / f"rg_{subject}_qwen2.5-3b_base_vs_rl_x3.jsonl.gz"
+    base, tuned = imported(file, "base"), imported(file, policy)
+    found = compare_rollouts(base, tuned)
+    rates = [
+        sum(leaf.verdict.correct for tree in trees for leaf in trunk_leaves(tree) if leaf.verdict)
+        for trees in (base, tuned)
+    ]
+    assert found.common == 3 and found.num_left_out == 0
+    assert [found.base.pass_at_k[1].value, found.tuned.pass_at_k[1].value] == pytest.approx(
+        [rate / (3 * len(base)) for rate in rates]
+    )
+    gap = found.difference[3].value or 0.0
+    assert (found.gained.value or 0.0) - (found.lost.value or 0.0) == pytest.approx(gap)

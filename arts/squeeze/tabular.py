@@ -2,7 +2,7 @@
 
 A policy is a table of logits in groups of siblings. *Step-level* logits are those of the tree's steps; *path-level*
 logits are one group of all paths, as in the paper (section on the normalization squeeze). For a group of G sampled
-paths with advantages A_i the update is that of (1/G) sum_i A_i log pi(tau_i), in closed form, with the credit of a logit
+paths with advantages A_i the update is that of (1/G) sum_i A_i log pi(tau_i), in closed form, with a logit's credit
 
     c_a = (1/G) sum_{i uses a} A_i        delta_a = eta (c_a - pi_a sum_{b beside a} c_b)
 

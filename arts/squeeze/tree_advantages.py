@@ -89,11 +89,10 @@ def segment(steps_GD: Ints, reward_G: Floats) -> Floats:
 
 
 def treepo(steps_GD: Ints, reward_G: Floats) -> Floats:
-    """A_i = sum_d |G_d| (R_i - mean over G_d of R) / sum_d |G_d|, whole paths; G_d(i) the draws with i's first d steps.
+    """A_i = sum_d |G_d| (R_i - mean over G_d of R) / sum_d |G_d|, of whole paths.
 
-    d = 0 is the whole group; subgroups of one draw are left out (TreePO, before its batch whitening). Sums to zero: in
-    each subgroup the differences do, and all its members weigh it alike, unless sum_d |G_d| differs between them. Shape
-    ...G.
+    d = 0 is the whole group, G_d(i) the draws with i's first d steps; subgroups of one draw are left out (TreePO, before
+    its batch whitening). Does not sum to zero: the denominators differ. Shape ...G.
     """
     value, count, root = _values(steps_GD, reward_G)
     group_size = reward_G.shape[-1]
