@@ -6,7 +6,7 @@ Knows numbers, not how they are shown.
 Shapes: T trees, R runs, P problems, L paths.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -176,24 +176,20 @@ class CureResult(NamedTuple):
 
 def compare_cures(
     trees: Sequence[ToyTree], problems: Problems, alone: Training, coupled: Training, *, num_runs: int, seed: int = 0
-) -> list[CureResult]:
-    """Every cure of `cures` at equal updates, on each tree alone and on coupled problems."""
-    results: list[CureResult] = []
+) -> Iterator[CureResult]:
+    """Every cure of `cures` at equal updates, on each tree alone and on coupled problems; each when it is done."""
     of_grpo: dict[str, Floats] = {}
     for cure in cures(trees[0]):
         rows = _outcomes(trees, cure, alone, num_runs, seed)
         of_grpo.setdefault(cure.level, rows)  # GRPO comes first on both levels
         difference = rows - of_grpo[cure.level]
-        results.append(
-            CureResult(
-                cure.name,
-                cure.level,
-                Outcome(*(Interval(*mean_interval(column)) for column in rows.T)),
-                (Interval(*mean_interval(difference[:, 1])), Interval(*mean_interval(difference[:, 2]))),
-                coupled_pass(problems, cure, coupled, num_runs=num_runs, seed=seed),
-            )
+        yield CureResult(
+            cure.name,
+            cure.level,
+            Outcome(*(Interval(*mean_interval(column)) for column in rows.T)),
+            (Interval(*mean_interval(difference[:, 1])), Interval(*mean_interval(difference[:, 2]))),
+            coupled_pass(problems, cure, coupled, num_runs=num_runs, seed=seed),
         )
-    return results
 
 
 def coupled_pass(

@@ -171,9 +171,14 @@ def train(
 def draw(space: PathSpace, log_p: Floats, training: Training, rng: np.random.Generator) -> Ints:
     """Paths of one group each, from the policy at the temperature of training. Shape ...G."""
     law = np.exp(space.path_log_probs(space.normalised(log_p / training.temperature)))
-    cumulated = np.cumsum(law, axis=-1)
-    coins = rng.random((*law.shape[:-1], training.group_size)) * cumulated[..., -1:]
-    return np.asarray((coins[..., None] > cumulated[..., None, :]).sum(axis=-1), dtype=np.int64)
+    num_paths = law.shape[-1]
+    cumulated = np.cumsum(law.reshape(-1, num_paths), axis=-1)
+    row = np.arange(len(cumulated))[:, None]
+    coins = rng.random((len(cumulated), training.group_size))
+    # One search for all rows: row r holds the numbers from r to r + 1.
+    places = np.searchsorted((cumulated / cumulated[:, -1:] + row).ravel(), (coins + row).ravel())
+    paths = np.minimum(places.reshape(coins.shape) - row * num_paths, num_paths - 1)
+    return np.asarray(paths.reshape(*law.shape[:-1], training.group_size), dtype=np.int64)
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------

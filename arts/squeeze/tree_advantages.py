@@ -21,11 +21,10 @@ def _shared(steps_GD: Ints) -> Bools:
 
 def _values(steps_GD: Ints, reward_G: Floats) -> tuple[Floats, Floats, Floats]:
     """V of each draw's nodes and the number of draws through them, ...GD each, and V of the root, ...1."""
-    shared = _shared(steps_GD)
-    count_DG = shared.sum(axis=-1)
-    value_DG = (shared * reward_G[..., None, None, :]).sum(axis=-1) / count_DG
-    root = reward_G.mean(axis=-1, keepdims=True)
-    return np.swapaxes(value_DG, -1, -2), np.swapaxes(count_DG, -1, -2).astype(np.float64), root
+    columns_G2 = np.stack([np.ones(reward_G.shape), reward_G], axis=-1)
+    sums_DG2 = _shared(steps_GD).astype(np.float64) @ columns_G2[..., None, :, :]
+    count, total = np.swapaxes(sums_DG2[..., 0], -1, -2), np.swapaxes(sums_DG2[..., 1], -1, -2)
+    return total / count, count, reward_G.mean(axis=-1, keepdims=True)
 
 
 def _above(value_GD: Floats, root_1: Floats) -> Floats:
@@ -91,8 +90,8 @@ def segment(steps_GD: Ints, reward_G: Floats) -> Floats:
 def treepo(steps_GD: Ints, reward_G: Floats) -> Floats:
     """A_i = sum_d |G_d| (R_i - mean over G_d of R) / sum_d |G_d|, of whole paths.
 
-    d = 0 is the whole group, G_d(i) the draws with i's first d steps; subgroups of one draw are left out (TreePO, before
-    its batch whitening). Does not sum to zero: the denominators differ. Shape ...G.
+    d = 0 is the whole group, G_d(i) the draws with i's first d steps; subgroups of one draw are left out (TreePO,
+    before its batch whitening). Does not sum to zero: the denominators differ. Shape ...G.
     """
     value, count, root = _values(steps_GD, reward_G)
     group_size = reward_G.shape[-1]
