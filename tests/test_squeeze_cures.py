@@ -29,7 +29,9 @@ from arts.squeeze.cures import (
     self_filter,
     uniform_policy_q,
 )
+from arts.squeeze.sweep import coupled_pass, grpo_frontier, outcome, random_trees, tree_outcomes
 from arts.squeeze.tabular import PathSpace
+from arts.squeeze.toy import coupled_problems
 from arts.squeeze.training import Group, Problems, Situation, Training, train
 from arts.squeeze.tree_advantages import (
     deep_search,
@@ -342,3 +344,59 @@ def test_every_cure_learns(cure: Cure) -> None:
     kept = train(problems, cure.rule, Training(updates=30), num_runs=4, level=cure.level, inner_steps=cure.inner_steps)
     before, after = ((np.exp(one) * problems.right_PL).sum(axis=-1).mean() for one in kept)
     assert after > before + 0.1 or cure.name == "SELF"  # which stops where greedy decoding is right
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+KEEPS_MORE = ("unlikeliness", "reverse KL", "forward KL", "RAPO", "TB / FlowRL", "ARM / ProGRPO")
+"""On path-level logits, against GRPO at equal updates; the others of them are level or lose (docs/squeeze.md)."""
+
+
+@pytest.fixture(scope="module")
+def rare_found() -> dict[str, np.ndarray]:
+    """Share of the rare right paths that 64 draws find after training, one number a tree."""
+    trees, training = random_trees(6), Training(updates=100)
+    rows = {}
+    for cure in cures(trees[0]):
+        if cure.level == "paths":
+            rows[cure.name] = tree_outcomes(trees, cure, training, 6, 0)[:, 2]
+    return rows
+
+
+@pytest.mark.parametrize("name", KEEPS_MORE)
+def test_claim_holds_more_rare_right_paths_are_found_than_after_grpo(
+    name: str, rare_found: dict[str, np.ndarray]
+) -> None:
+    assert (rare_found[name] > rare_found["GRPO"]).sum() >= 5  # of 6 trees
+
+
+@pytest.mark.parametrize("name", ["JS", "RL-PLUS"])
+def test_claim_does_not_hold_about_as_few_are_found_as_after_grpo(name: str) -> None:
+    trees, training = random_trees(6), Training(updates=100)
+    of = {cure.name: cure for cure in cures(trees[0])}
+    level = "GRPO" if of[name].level == "paths" else "GRPO, step logits"
+    found, grpo_found = (outcome(trees, of[one], training, num_runs=6).rare_found.value for one in (name, level))
+    assert abs(found - grpo_found) < 0.02
+
+
+def test_trajectory_balance_keeps_most_of_all(rare_found: dict[str, np.ndarray]) -> None:
+    best = max(rare_found, key=lambda name: rare_found[name].mean())
+    assert best in ("TB / FlowRL", "SELF")  # SELF keeps them by not learning on
+    assert rare_found["TB / FlowRL"].mean() > 10 * rare_found["GRPO"].mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_more_than_less_training"),
+    [("TB / FlowRL", True), ("forward KL", True), ("unlikeliness", True), ("mean-centred", False), ("parent", False)],
+)
+def test_pass_at_64_of_coupled_problems_at_equal_pass_at_1(name: str, is_more_than_less_training: bool) -> None:
+    """All five end with more pass@64 than GRPO at equal updates; two of them because they have learned less."""
+    problems = coupled_problems()
+    training = Training(learning_rate=0.06, updates=100, problem_coupling=0.5)
+    cure = next(one for one in cures(problems.toy) if one.name == name)
+    found = coupled_pass(problems, cure, training, num_runs=2)
+    pass_1, pass_64 = grpo_frontier(problems, training, cure.level, 2, 0)
+    of_grpo = coupled_pass(problems, Cure("GRPO", grpo_rule, cure.level), training, num_runs=2)
+    assert found[64].value > of_grpo[64].value
+    over = found[64].value - float(np.interp(found[1].value, pass_1, pass_64))
+    assert (over > 0.02) == is_more_than_less_training

@@ -125,11 +125,13 @@ def before_training(trees: Sequence[ToyTree]) -> Outcome:
 
 def outcome(trees: Sequence[ToyTree], cure: Cure, training: Training, *, num_runs: int, seed: int = 0) -> Outcome:
     """Train on each tree as one problem."""
-    return Outcome(*(Interval(*mean_interval(column)) for column in _outcomes(trees, cure, training, num_runs, seed).T))
+    return Outcome(
+        *(Interval(*mean_interval(column)) for column in tree_outcomes(trees, cure, training, num_runs, seed).T)
+    )
 
 
-def _outcomes(trees: Sequence[ToyTree], cure: Cure, training: Training, num_runs: int, seed: int) -> Floats:
-    """One row a tree."""
+def tree_outcomes(trees: Sequence[ToyTree], cure: Cure, training: Training, num_runs: int, seed: int) -> Floats:
+    """The four numbers of an `Outcome`, means over runs, one row a tree."""
     rows = []
     for toy in trees:
         problems = Problems.of(toy)
@@ -172,6 +174,9 @@ class CureResult(NamedTuple):
     "differences in `rare_mass` and `rare_found` to GRPO on the same logits and trees, with the same seeds"
     coupled: dict[int, Interval]
     "pass@k over problems that share a part of their logits, over runs"
+    over_frontier: float
+    """its coupled pass@64 less that of GRPO on the same logits *when GRPO had its pass@1*, in up to twice the updates: what
+    is more than training less. NaN where GRPO never had it"""
 
 
 def compare_cures(
@@ -179,17 +184,35 @@ def compare_cures(
 ) -> Iterator[CureResult]:
     """Every cure of `cures` at equal updates, on each tree alone and on coupled problems; each when it is done."""
     of_grpo: dict[str, Floats] = {}
+    frontiers = {level: grpo_frontier(problems, coupled, level, num_runs, seed) for level in ("paths", "steps")}
     for cure in cures(trees[0]):
-        rows = _outcomes(trees, cure, alone, num_runs, seed)
+        rows = tree_outcomes(trees, cure, alone, num_runs, seed)
         of_grpo.setdefault(cure.level, rows)  # GRPO comes first on both levels
         difference = rows - of_grpo[cure.level]
+        found = coupled_pass(problems, cure, coupled, num_runs=num_runs, seed=seed)
+        pass_1, pass_64 = frontiers[cure.level]
+        there = np.interp(found[1].value, pass_1, pass_64, left=np.nan, right=np.nan)
         yield CureResult(
             cure.name,
             cure.level,
             Outcome(*(Interval(*mean_interval(column)) for column in rows.T)),
             (Interval(*mean_interval(difference[:, 1])), Interval(*mean_interval(difference[:, 2]))),
-            coupled_pass(problems, cure, coupled, num_runs=num_runs, seed=seed),
+            found,
+            found[NUM_DRAWS].value - float(there),
         )
+
+
+def grpo_frontier(
+    problems: Problems, training: Training, level: str, num_runs: int, seed: int
+) -> tuple[Floats, Floats]:
+    """pass@1 and pass@64 of GRPO along twice as many updates, means over runs, as far as pass@1 rises."""
+    longer = replace(training, updates=2 * training.updates)
+    kept = train(problems, grpo_rule, longer, num_runs=num_runs, seed=seed, level=level, keep_every=2)
+    pass_1, pass_64 = (
+        np.array([pass_at_k(log_policy, problems.right_PL, k).mean() for log_policy in kept]) for k in (1, NUM_DRAWS)
+    )
+    rising = np.flatnonzero(pass_1 >= np.maximum.accumulate(pass_1))
+    return pass_1[rising], pass_64[rising]
 
 
 def coupled_pass(
