@@ -175,14 +175,14 @@ class CureResult(NamedTuple):
     coupled: dict[int, Interval]
     "pass@k over problems that share a part of their logits, over runs"
     over_frontier: float
-    """its coupled pass@64 less that of GRPO on the same logits *when GRPO had its pass@1*, in up to twice the updates: what
-    is more than training less. NaN where GRPO never had it"""
+    """its coupled pass@64 less that of GRPO, on the same logits, at the same pass@1: what is more than training less.
+    GRPO may take twice the updates to get there; NaN where GRPO never had it"""
 
 
 def compare_cures(
     trees: Sequence[ToyTree], problems: Problems, alone: Training, coupled: Training, *, num_runs: int, seed: int = 0
 ) -> Iterator[CureResult]:
-    """Every cure of `cures` at equal updates, on each tree alone and on coupled problems; each when it is done."""
+    """Every cure of `cures` at equal updates, on each tree alone and on coupled problems."""
     of_grpo: dict[str, Floats] = {}
     frontiers = {level: grpo_frontier(problems, coupled, level, num_runs, seed) for level in ("paths", "steps")}
     for cure in cures(trees[0]):
