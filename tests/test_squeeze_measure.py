@@ -1,6 +1,7 @@
 """Likelihoods of given paths are those they were drawn with, packed or not, local or served, or the server says no."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from servers import Running, fake_server
 from tiny_models import LetterTask
 
 from arts.build import build_likelihood
+from arts.cli import main
 from arts.collect import collect
 from arts.lm.load import LanguageModel, load_causal_lm
 from arts.lm.tree_attention import attends_to_all_above
@@ -189,6 +191,26 @@ def test_servers_that_do_not_score_given_text_are_told_apart(
             build_likelihood(f"{running.url}#toy?tokenizer={folder}&max_attempts=2&give_up_s=2")
         with pytest.raises(ValueError, match=r"name the folder of the model's tokenizer"):
             build_likelihood(f"{running.url}#toy")
+
+
+def test_command_scores_a_collection_with_two_folders(
+    tiny_folder: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of two tokenizers, the one that did not draw is said to cut texts anew."""
+    drawn_by(load_causal_lm(tiny_folder("gpt2")), tmp_path / "trees", "\n\n")
+    models = [f"hf:{tiny_folder(name)}" for name in ("gpt2", "qwen2")]
+    arguments = ["--base", models[0], "--tuned", models[1], "--trees", str(tmp_path / "trees")]
+    monkeypatch.setattr(sys, "argv", ["arts", "squeeze", *arguments, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    said = capsys.readouterr()
+    assert said.err.count("another tokenizer") == 1 and f"note: {models[1]}" in said.err
+    assert "right paths that fell furthest" in said.out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"squeeze.json", "paths.jsonl", "squeeze.html"}
 
 
 def test_likelihoods_are_finite(tiny: tuple[LanguageModel, list[ReasoningTree]]) -> None:

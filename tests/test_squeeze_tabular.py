@@ -185,9 +185,11 @@ def test_right_paths_gain_in_expectation_exactly_above_the_cutoff(
     rate = 1e-7
     delta = expected_delta(policy, right, group_size=group_size, learning_rate=rate, temperature=temperature)
     growth = (delta - np.log1p(policy @ np.expm1(delta))) / rate
+    fall = float(policy @ delta) / rate  # E[alpha] to first order
     margin = tempered(policy, temperature) - cutoff(policy, right, temperature=temperature)
     above, _ = expected_advantages(float(tempered(policy, temperature)[right].sum()), group_size)
     np.testing.assert_allclose(growth[right], above * margin[right], atol=1e-6)
+    assert fall == pytest.approx(above * cutoff(policy, right, temperature=temperature))
 
 
 def test_there_is_no_squeeze_where_wrong_answers_are_the_more_concentrated() -> None:

@@ -117,6 +117,12 @@ def _score(base: str, tuned: str, trees: Path, seed: int, device: str, threads: 
     scores = []
     for name in (base, tuned):
         likelihood = build_likelihood(name, device=device)  # one model at a time is in memory
+        if any(tree.tokenizer != likelihood.tokenizer_fingerprint for tree in pool):
+            print(
+                f"note: {name} has another tokenizer than the model that drew {trees}: each step's text is cut anew, "
+                "so that its likelihood is that of one way to write it",
+                file=sys.stderr,
+            )
         with progress(f"scoring with {name}", len(pool)) as tell:
             scores.append(likelihood.score(pool, tell))
     return report_likelihoods(join_scores(pool, *scores), base=base, tuned=tuned, seed=seed)

@@ -36,6 +36,7 @@ class LocalLikelihood:
 
     def __init__(self, language_model: LanguageModel, *, name: str, max_tokens: int = MAX_PACKED_TOKENS) -> None:
         self.language_model, self.name, self.max_tokens = language_model, name, max_tokens
+        self.tokenizer_fingerprint = language_model.tokenizer_fingerprint
         self._by_trees = attends_to_all_above(language_model.model.config)
         if self._by_trees:
             use_tree_attention(language_model.model)

@@ -23,6 +23,8 @@ class Likelihood(Protocol):
     """A model that can score given text."""
 
     name: str
+    tokenizer_fingerprint: str
+    "of the tokenizer whose ids it scores; trees of another one are tokenised anew, step by step"
 
     def score(self, trees: Sequence[ReasoningTree], watch: Callable[[int], None]) -> list[list[float]]:
         """log pi of each of `finished_paths(tree)`, for every tree, at temperature 1; `watch` hears of trees done."""

@@ -45,6 +45,7 @@ class RemoteLikelihood:
                 "URL#MODEL?tokenizer=FOLDER"
             )
         self.client, self.model, self.tokenizer, self.name, self.system = client, model, tokenizer, name, system
+        self.tokenizer_fingerprint = tokenizer.fingerprint
         ids = tokenizer.prompt_ids(chat_messages("1 2 3", system))
         client.in_a_hurry = True
         try:
