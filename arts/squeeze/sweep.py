@@ -28,6 +28,7 @@ from arts.squeeze.training import (
 from arts.tasks.toy import ToyTree
 
 NUM_DRAWS = 64  # how far anybody looks for a right path
+FRONTIER_UPDATES = 8  # how much longer GRPO may train to reach the pass@1 of a cure
 PASS_AT = (1, 4, 16, 64, 256)
 
 
@@ -174,9 +175,21 @@ class CureResult(NamedTuple):
     "differences in `rare_mass` and `rare_found` to GRPO on the same logits and trees, with the same seeds"
     coupled: dict[int, Interval]
     "pass@k over problems that share a part of their logits, over runs"
-    over_frontier: float
-    """its coupled pass@64 less that of GRPO, on the same logits, at the same pass@1: what is more than training less.
-    GRPO may take twice the updates to get there; NaN where GRPO never had it"""
+    over_grpo: tuple[float, float]
+    """`rare_found` alone and pass@64 coupled, less those of GRPO on the same logits at the same pass@1: what is more
+    than training less. Coupled, GRPO may take eight times the updates to get there; NaN where it never had it"""
+
+
+class Frontier(NamedTuple):
+    """What GRPO has at each pass@1 along its training."""
+
+    pass_1: Floats
+    "rising"
+    other: Floats
+
+    def less_at(self, pass_1: float, other: float) -> float:
+        """How much more `other` is than GRPO's at the same pass@1."""
+        return other - float(np.interp(pass_1, self.pass_1, self.other, left=np.nan, right=np.nan))
 
 
 def compare_cures(
@@ -184,35 +197,58 @@ def compare_cures(
 ) -> Iterator[CureResult]:
     """Every cure of `cures` at equal updates, on each tree alone and on coupled problems."""
     of_grpo: dict[str, Floats] = {}
-    frontiers = {level: grpo_frontier(problems, coupled, level, num_runs, seed) for level in ("paths", "steps")}
+    frontiers = {
+        level: (
+            rare_frontier(trees, alone, level, num_runs=num_runs, seed=seed),
+            coupled_frontier(problems, coupled, level, num_runs=num_runs, seed=seed),
+        )
+        for level in ("paths", "steps")
+    }
     for cure in cures(trees[0]):
         rows = tree_outcomes(trees, cure, alone, num_runs, seed)
         of_grpo.setdefault(cure.level, rows)  # GRPO comes first on both levels
         difference = rows - of_grpo[cure.level]
+        mean = Outcome(*(Interval(*mean_interval(column)) for column in rows.T))
         found = coupled_pass(problems, cure, coupled, num_runs=num_runs, seed=seed)
-        pass_1, pass_64 = frontiers[cure.level]
-        there = np.interp(found[1].value, pass_1, pass_64, left=np.nan, right=np.nan)
+        of_rare, of_coupled = frontiers[cure.level]
         yield CureResult(
             cure.name,
             cure.level,
-            Outcome(*(Interval(*mean_interval(column)) for column in rows.T)),
+            mean,
             (Interval(*mean_interval(difference[:, 1])), Interval(*mean_interval(difference[:, 2]))),
             found,
-            found[NUM_DRAWS].value - float(there),
+            (
+                of_rare.less_at(mean.pass_1.value, mean.rare_found.value),
+                of_coupled.less_at(found[1].value, found[NUM_DRAWS].value),
+            ),
         )
 
 
-def grpo_frontier(
-    problems: Problems, training: Training, level: str, num_runs: int, seed: int
-) -> tuple[Floats, Floats]:
-    """pass@1 and pass@64 of GRPO along twice as many updates, means over runs, as far as pass@1 rises."""
-    longer = replace(training, updates=2 * training.updates)
+def rare_frontier(
+    trees: Sequence[ToyTree], training: Training, level: str, *, num_runs: int, seed: int = 0
+) -> Frontier:
+    """pass@1 and `rare_found` of GRPO, means over trees."""
+    curves = []
+    for toy in trees:
+        problems = Problems.of(toy)
+        rare = rare_paths(problems)
+        kept = train(problems, grpo_rule, training, num_runs=num_runs, seed=seed, level=level, keep_every=2)
+        curves.append(
+            [[pass_at_k(one, problems.right_PL, 1).mean(), found_in(one, rare, NUM_DRAWS).mean()] for one in kept]
+        )
+    return _rising(np.mean(curves, axis=0))
+
+
+def coupled_frontier(problems: Problems, training: Training, level: str, *, num_runs: int, seed: int = 0) -> Frontier:
+    """pass@1 and pass@64 of GRPO on coupled problems, along `FRONTIER_UPDATES` times as many updates."""
+    longer = replace(training, updates=FRONTIER_UPDATES * training.updates)
     kept = train(problems, grpo_rule, longer, num_runs=num_runs, seed=seed, level=level, keep_every=2)
-    pass_1, pass_64 = (
-        np.array([pass_at_k(log_policy, problems.right_PL, k).mean() for log_policy in kept]) for k in (1, NUM_DRAWS)
-    )
-    rising = np.flatnonzero(pass_1 >= np.maximum.accumulate(pass_1))
-    return pass_1[rising], pass_64[rising]
+    return _rising(np.array([[pass_at_k(one, problems.right_PL, k).mean() for k in (1, NUM_DRAWS)] for one in kept]))
+
+
+def _rising(points: Floats) -> Frontier:
+    kept = points[points[:, 0] >= np.maximum.accumulate(points[:, 0])]
+    return Frontier(kept[:, 0], kept[:, 1])
 
 
 def coupled_pass(
