@@ -23,7 +23,7 @@ from arts.squeeze.advantages import (
     unlikeliness,
     unsolved_greedily,
 )
-from arts.squeeze.training import Group, Rule, Situation
+from arts.squeeze.training import Group, Level, Rule, Situation
 from arts.squeeze.tree_advantages import deep_search, parent, root, segment, sibling, treepo
 from arts.tasks.toy import ToyTree
 
@@ -33,6 +33,11 @@ Divergence = Literal["forward_kl", "reverse_kl", "js"]
 def by_advantages(advantages: Callable[[Group], Floats]) -> Rule:
     """A rule that looks at the group alone."""
     return lambda now: now.space.credit(now.group.paths, advantages(now.group))
+
+
+def by_tree(advantages: Callable[[Ints, Floats], Floats]) -> Rule:
+    """A rule that looks at the tree that the group makes."""
+    return by_advantages(lambda group: advantages(group.tree_steps, group.reward))
 
 
 grpo_rule = by_advantages(lambda group: grpo(group.reward))
@@ -190,7 +195,7 @@ def uniform_policy_q(toy: ToyTree) -> Floats:
 class Cure:
     name: str
     rule: Rule
-    level: Literal["paths", "steps"] = "paths"
+    level: Level = "paths"
     inner_steps: int = 1
 
 
@@ -223,11 +228,8 @@ def cures(toy: ToyTree) -> list[Cure]:
             "TB / FlowRL",
             by_advantages(lambda group: trajectory_balance(group.reward, group.log_prob, group.log_base, 5.0)),
         ),
-        *(
-            Cure(name, by_advantages(lambda group, rule=rule: rule(group.tree_steps, group.reward)), "steps")  # type: ignore[misc]
-            for name, rule in on_steps.items()
-        ),
-        Cure("DeepSearch", by_advantages(lambda group: deep_search(group.tree_steps, group.reward, nodes)), "steps"),
+        *(Cure(name, by_tree(rule), "steps") for name, rule in on_steps.items()),
+        Cure("DeepSearch", by_tree(lambda steps, reward: deep_search(steps, reward, nodes)), "steps"),
         Cure("ARM / ProGRPO", by_advantages(lambda group: arm(group.reward, _confidence(group)))),
         Cure("RL-PLUS", rl_plus, "steps"),
         Cure("SELF", self_filter),

@@ -8,7 +8,7 @@ Shapes: T trees, R runs, P problems, L paths.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from arts.facts import Floats
 from arts.squeeze.cures import Cure, cures, grpo_rule
 from arts.squeeze.tabular import expected_delta
 from arts.squeeze.training import (
+    Level,
     Problems,
     Training,
     found_in,
@@ -168,7 +169,7 @@ def sweep(
 
 class CureResult(NamedTuple):
     name: str
-    level: str
+    level: Level
     alone: Outcome
     "one problem a tree"
     against_grpo: tuple[Interval, Interval]
@@ -202,7 +203,7 @@ def compare_cures(
             rare_frontier(trees, alone, level, num_runs=num_runs, seed=seed),
             coupled_frontier(problems, coupled, level, num_runs=num_runs, seed=seed),
         )
-        for level in ("paths", "steps")
+        for level in get_args(Level)
     }
     for cure in cures(trees[0]):
         rows = tree_outcomes(trees, cure, alone, num_runs, seed)
@@ -225,7 +226,7 @@ def compare_cures(
 
 
 def rare_frontier(
-    trees: Sequence[ToyTree], training: Training, level: str, *, num_runs: int, seed: int = 0
+    trees: Sequence[ToyTree], training: Training, level: Level, *, num_runs: int, seed: int = 0
 ) -> Frontier:
     """pass@1 and `rare_found` of GRPO, means over trees."""
     curves = []
@@ -239,7 +240,7 @@ def rare_frontier(
     return _rising(np.mean(curves, axis=0))
 
 
-def coupled_frontier(problems: Problems, training: Training, level: str, *, num_runs: int, seed: int = 0) -> Frontier:
+def coupled_frontier(problems: Problems, training: Training, level: Level, *, num_runs: int, seed: int = 0) -> Frontier:
     """pass@1 and pass@64 of GRPO on coupled problems, along `FRONTIER_UPDATES` times as many updates."""
     longer = replace(training, updates=FRONTIER_UPDATES * training.updates)
     kept = train(problems, grpo_rule, longer, num_runs=num_runs, seed=seed, level=level, keep_every=2)

@@ -9,7 +9,7 @@ Shapes: R runs, P problems, L paths, S logits, G draws of a group, D steps of a 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from arts.facts import Bools, Floats, Ints
 from arts.squeeze.tabular import PathSpace
 from arts.tasks.toy import ToyTree
 
+Level = Literal["paths", "steps"]
+"""The logits of a policy: one for every path, or one for every step of the tree."""
 EASY = 0.6  # chance of the base on an easy problem, at least
 RARE = 1 / 64  # a path is rare when the base is less likely than this to draw it
 
@@ -53,7 +55,7 @@ class Problems:
             row[rng.choice(len(law), size=num_right, replace=False, p=by)] = True
         return cls(toy, right)
 
-    def space(self, level: str) -> PathSpace:
+    def space(self, level: Level) -> PathSpace:
         return PathSpace.of_paths(self.toy) if level == "paths" else PathSpace.of_steps(self.toy)
 
 
@@ -124,7 +126,7 @@ def train(
     *,
     num_runs: int,
     seed: int = 0,
-    level: str = "paths",
+    level: Level = "paths",
     kernel: Floats | None = None,
     inner_steps: int = 1,
     keep_every: int | None = None,
@@ -132,7 +134,6 @@ def train(
     """log pi of every path, [R, P, L]: at the start, every `keep_every` updates, and at the end.
 
     Args:
-        level: `paths` or `steps`, the logits of the policy.
         kernel: Phi Phi^T of shared features (`prefix_kernel`); None: independent logits.
         inner_steps: updates on each group, of eta / inner_steps each.
     """
