@@ -99,7 +99,7 @@ def test_page_and_results_hold_both_parts(tmp_path: Path, capsys: pytest.Capture
     assert results["rollouts"]["lost_problems"] == ["rare"] and results["likelihoods"]["num_paths"] == 2
     assert [json.loads(line)["right"] for line in written[1].read_text("utf-8").splitlines()] == [True, False]
     page = write_page(measured, tmp_path).read_text("utf-8")
-    assert "<b>bold" not in page and "&lt;b&gt;bold" in page and page.count("<svg") == 2
+    assert "<b>bold" not in page and "&lt;b&gt;bold" in page and page.count("<svg") == 3
 
 
 # --- command ----------------------------------------------------------------------------------------------------------

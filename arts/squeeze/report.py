@@ -144,22 +144,9 @@ def _rollout_sections(found: RolloutReport) -> Iterator[Markup]:
 
 
 def _likelihood_sections(found: LikelihoodReport) -> Iterator[Markup]:
-    spreads = []
-    for kind, style in (("right", Style("arts")), ("wrong", Style("majority"))):
-        there = [(place, one) for place, one in enumerate(found.bins[kind], start=1) if one is not None]
-        if there:
-            quantiles = [one.quantiles for _, one in there]
-            tenth, quarter, half, three, nine = (list(column) for column in zip(*quantiles, strict=True))
-            places = [float(place) for place, _ in there]
-            spreads.append(Spread(kind, style, places, half, (quarter, three), (tenth, nine)))
+    yield element("div", *_change_charts(found), class_="charts")
     yield section(
         "What became of the base's paths",
-        spread_chart(
-            "squeeze-change",
-            spreads,
-            x_label="tenth of all paths by likelihood under the base, least likely first",
-            y_label="log π tuned − log π base",
-        ),
         _bin_table(found),
         note=f"{len(found.paths.texts):,} distinct finished paths of {found.num_problems} problems, drawn by the base. "
         f"They fall by KL(base | tuned) = {_number(found.kl)} {interval_of(found.kl)} a draw on average, whatever was "
@@ -170,15 +157,37 @@ def _likelihood_sections(found: LikelihoodReport) -> Iterator[Markup]:
         [
             rows[index]["problem"],
             _short(rows[index]["text"]),
-            f"{rows[index]['log_base']:.2f}",
-            f"{rows[index]['log_tuned']:.2f}",
-            f"{rows[index]['log_tuned'] - rows[index]['log_base']:+.2f}",
+            *(_log(rows[index][name]) for name in ("log_base", "log_tuned")),
+            _log(rows[index]["log_tuned"] - rows[index]["log_base"]),
         ]
         for index in found.falls
     ]
     yield section(
         "Right paths that fell furthest", table(["problem", "path", "log π base", "log π tuned", "change"], falls)
     )
+
+
+def _change_charts(found: LikelihoodReport) -> Iterator[Markup]:
+    """One half of the page for right paths, the other for wrong ones."""
+    for kind, style in (("right", Style("arts")), ("wrong", Style("majority"))):
+        there = [(place, one) for place, one in enumerate(found.bins[kind], start=1) if one is not None]
+        if not there:
+            continue
+        tenth, quarter, half, three, nine = (
+            list(column) for column in zip(*(one.quantiles for _, one in there), strict=True)
+        )
+        spread = Spread(kind, style, [float(place) for place, _ in there], half, (quarter, three), (tenth, nine))
+        yield section(
+            f"{kind.capitalize()} paths",
+            spread_chart(
+                f"squeeze-{kind}", [spread], x_label="tenth by likelihood under the base", y_label="change of log π"
+            ),
+            note="log π tuned − log π base: median, middle half and middle four fifths. Least likely tenth first.",
+        )
+
+
+def _log(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def interval_of(estimate: Estimate) -> str:
@@ -201,7 +210,7 @@ def _bin_rows(found: LikelihoodReport, *, intervals: bool = True) -> Iterator[li
         right, wrong = found.bins["right"][place], found.bins["wrong"][place]
         lows = [one.low for one in (right, wrong) if one is not None]
         highs = [one.high for one in (right, wrong) if one is not None]
-        span = f"{min(lows):.1f} to {max(highs):.1f}" if lows else "–"
+        span = f"{min(lows):.1f} to {max(highs):.1f}".replace("-", "−") if lows else "–"
         yield [f"{place + 1}", span, *cells(right), *cells(wrong)]
     yield ["all", "", *cells(found.overall.get("right")), *cells(found.overall.get("wrong"))]
 
