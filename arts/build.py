@@ -17,12 +17,13 @@ from arts.protocols import ScoreScale, Split, Task
 from arts.tree import Problem
 
 if TYPE_CHECKING:
+    from arts.lm.load import TokenizerFolder
     from arts.net.client import Client
-    from arts.proposers.capabilities import LocalTokenizer
     from arts.proposers.openai_http import ServerSettings
     from arts.proposers.sampling import Sampling
     from arts.protocols import Proposer, Scorer, StepScorer
     from arts.tasks.checks import Checker
+    from arts.squeeze.paths import Likelihood
     from arts.verifier.model import FlowVerifier, VerifierSettings
 
 LOCAL_HINT = 'local models need torch: pip install "arts-llm[local]"'
@@ -170,7 +171,7 @@ class Server(NamedTuple):
     client: "Client"
     model: str | None
     settings: "ServerSettings"
-    tokenizer: "LocalTokenizer | None"
+    tokenizer: "TokenizerFolder | None"
 
 
 def open_server(name: str) -> Server:
@@ -294,6 +295,29 @@ def _remote_scorer(name: str) -> "Scorer":
     address, model, settings, key = _read_server(name, RemoteSettings)
     client = Client(address, key=key, timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight)
     return RemoteFlowScorer(client, model, Path(settings.folder))
+
+
+def build_likelihood(name: str, *, device: str = "cpu") -> "Likelihood":
+    """A model that scores given paths: a proposer's name, or a server's URL with `?tokenizer=FOLDER`.
+
+    Raises:
+        ValueError: a server that does not score given text.
+    """
+    if is_server(name):
+        from arts.proposers.probe import find_model
+        from arts.squeeze.remote import RemoteLikelihood
+
+        client, model, settings, tokenizer = open_server(name)
+        try:
+            row = client.run(find_model(client, model))
+            return RemoteLikelihood(client, str(row["id"]), tokenizer, name=name, system=settings.system)
+        except BaseException:
+            client.close()
+            raise
+    from arts.lm.load import load_causal_lm
+    from arts.squeeze.measure import LocalLikelihood
+
+    return LocalLikelihood(load_causal_lm(proposer_folder(name), device=device), name=name)
 
 
 def build_step_scorer(name: str, proposer: "Proposer", *, base: str | None = None, device: str = "cpu") -> "StepScorer":

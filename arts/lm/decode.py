@@ -16,7 +16,13 @@ from transformers import DynamicCache
 
 from arts.lm.load import LanguageModel
 from arts.lm.node_cache import CachedNode, NodeCache, Plan, Run
-from arts.lm.tree_attention import has_tree_attention, run_new_tokens, run_plan, use_tree_attention
+from arts.lm.tree_attention import (
+    attends_to_all_above,
+    has_tree_attention,
+    run_new_tokens,
+    run_plan,
+    use_tree_attention,
+)
 
 Parts = Sequence[Sequence[int]]
 """Token ids of a path: the prompt's, then those of each step."""
@@ -49,9 +55,7 @@ def build_decoder(language_model: LanguageModel, *, keep_tokens: int) -> Decoder
     """
     if not keep_tokens:
         return CacheDecoder(language_model.model)
-    config = language_model.model.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds == {"full_attention"} and not getattr(config, "sliding_window", None):
+    if attends_to_all_above(language_model.model.config):
         use_tree_attention(language_model.model)
         if has_tree_attention(language_model.model):
             return PoolDecoder(language_model.model, keep_tokens=keep_tokens)

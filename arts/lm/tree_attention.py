@@ -31,8 +31,20 @@ def use_tree_attention(model: Any) -> None:
         model.set_attn_implementation(_NAME)
 
 
+def attends_to_all_above(config: Any) -> bool:
+    """False for attention over a window, or in layers of several kinds: such models need transformers' own masks."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+
+
 def hidden_states(model: Any, batch: PackedBatch) -> torch.Tensor:
     """Last hidden state of every token of packed trees [T, hidden]."""
+    hidden_TH: torch.Tensor = run_packed(model, batch).last_hidden_state[0]
+    return hidden_TH
+
+
+def run_packed(model: Any, batch: PackedBatch) -> Any:
+    """The model's output for packed trees: one row of T tokens."""
     device = model.device
     blocks = batch.blocks
     by_blocks = has_tree_attention(model)
@@ -45,15 +57,13 @@ def hidden_states(model: Any, batch: PackedBatch) -> torch.Tensor:
         num_shared = model.config.num_attention_heads // _num_key_value_heads(model.config)
         bias_RQK = bias_RQK.repeat(1, num_shared, 1)
         options["key_index_RK"] = blocks.key_index_RK.to(device)
-    output = model(
+    return model(
         input_ids=batch.input_ids_T[None].to(device),
         position_ids=batch.position_ids_T[None].to(device),
         attention_mask=bias_RQK[:, None],  # transformers passes a mask of four dimensions on as it is
         use_cache=False,
         **options,
     )
-    hidden_TH: torch.Tensor = output.last_hidden_state[0]
-    return hidden_TH
 
 
 def run_new_tokens(model: Any, runs: Sequence[Run], pool: KeyValuePool, **options: Any) -> Any:
