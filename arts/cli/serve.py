@@ -74,6 +74,7 @@ def serve_command(
 
         from arts.serve.app import build_app
         from arts.serve.limits import Limits
+        from arts.serve.run import GracefulServer
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "starlette", "prometheus_client", "pydantic", "anyio"):
             raise
@@ -103,16 +104,16 @@ def serve_command(
     )
     start_log()
     print(f"serving {service.offer.base_model} on http://{host}:{port}/v1", file=sys.stderr, flush=True)
-    uvicorn.run(
+    config = uvicorn.Config(
         build_app(service, keys=keys, origins=allow_origin or (), local_only=local and not keys),
         host=host,
         port=port,
         access_log=False,  # ours has request ids
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=shutdown_s,
         limit_concurrency=2 * (max_active + max_waiting) + 64,
     )
+    GracefulServer(config, service, shutdown_s).run()
 
 
 def build_service(
