@@ -378,9 +378,10 @@ def test_a_client_that_leaves_stops_the_requests_and_frees_its_place(stream: boo
         wait_until(lambda: service.gate.num_inside == 0, "its place is still taken")
         wait_until(lambda: not service.engine._tickets, "the search still runs")
         wait_until(lambda: upstream.app.in_flight == 0, "requests are still in flight")
+        time.sleep(0.3)  # the fake server goes on with what it was sent before
         sent = len(upstream.app.rows)
         time.sleep(0.3)
-        assert len(upstream.app.rows) == sent < 64
+        assert len(upstream.app.rows) == sent < 16
         assert service.engine._loop._flying == {}  # type: ignore[attr-defined]
         answer = client(url).chat.completions.create(model="arts-best-of-1", messages=toy_message())
         assert answer.choices[0].message.content  # and others are served
