@@ -5,11 +5,13 @@
 #   PIP_TORCH_OPTIONS="..."        options for installing torch only, e.g. for the build without CUDA:
 #                                  --index-url https://download.pytorch.org/whl/cpu
 #   PYTEST_OPTIONS="..."           options for `make test`, e.g. "-k store -x"
+#   WORKERS=8                      processes that `make test` runs its files in; each uses one core
 
 PYTHON ?= python3
 PIP_OPTIONS ?=
 PIP_TORCH_OPTIONS ?=
 PYTEST_OPTIONS ?=
+WORKERS ?= 2
 
 BIN := .venv/bin
 SERVERS := .venv-servers
@@ -22,7 +24,7 @@ UNUSED_BY_SERVERS := torchvision torchaudio torchcodec triton opencv-python-head
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kills test-servers check format clean
+.PHONY: help demo test test-browser test-kills test-servers screenshots check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
@@ -31,7 +33,15 @@ demo: .venv/.demo-installed  ## collect, train, evaluate with the shipped model:
 	@$(BIN)/arts demo
 
 test: .venv/.dev-installed  ## the tests: CPU, no network, minutes
-	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_OPTIONS)
+
+test-browser: .venv/.dev-installed  ## report and tree viewer in a headless Chromium, which is installed where that is allowed
+	@bash .ci/browser.sh
+	@$(BIN)/python -m pytest -m browser tests/test_browser.py $(PYTEST_OPTIONS)
+
+screenshots: .venv/.dev-installed  ## the pictures of report and tree viewer in docs/images
+	@bash .ci/browser.sh
+	@$(BIN)/python recipes/screenshots.py
 
 test-servers: .venv/.dev-installed $(SERVERS)/.installed  ## the HTTP proposer against vLLM and transformers serve, on CPU
 	@ARTS_SERVERS_PYTHON=$(SERVERS)/bin/python $(BIN)/python -m pytest -m "servers and not slow" tests/test_real_servers.py \

@@ -14,13 +14,16 @@ from rich.console import Console
 from arts.build import about, build_new_verifier, build_proposer, build_task, build_verifier
 from arts.collect import Progress, collect
 from arts.console import progress
+from arts.evaluate.groups import problem_groups
 from arts.evaluate.report import write_report
 from arts.evaluate.run import evaluate_trees, write_results
 from arts.evaluate.scoring import score_with_progress
 from arts.evaluate.table import print_table
+from arts.pages.links import VIEW_FILE
 from arts.sparse_deep_fork import CollectSettings, fork_cost
 from arts.store import load_trees
 from arts.tree import ReasoningTree, draw_tree
+from arts.view.page import View, write_view
 
 NUM_TRAIN, NUM_TRAIN_SAMPLES = 600, 8
 NUM_TEST, NUM_TEST_SAMPLES = 300, 16
@@ -91,7 +94,10 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
         f"{result.num_trained_trees} problems; more trees make it better, see README."
     )
     write_results(evaluation, out, about=about())
-    report = write_report(evaluation, scored["arts"].trees, out)
+    groups = problem_groups(evaluation)
+    shown = scored["arts"].trees
+    write_view(View(title="ARTS demo", trees=shown, chosen_by="ARTS", groups=groups), out / VIEW_FILE)
+    report = write_report(evaluation, shown, out, groups=groups)
     console.print(f"results {out / 'results.json'}, report {report} ({time.monotonic() - started:.0f} s)")
 
 
@@ -101,7 +107,7 @@ def _empty(folder: Path) -> None:
     Raises:
         ValueError: the folder holds what no demo wrote.
     """
-    known = {"train", "test", "verifier", "results.json", "report.html"}
+    known = {"train", "test", "verifier", "results.json", "report.html", VIEW_FILE}
     if folder.exists():
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)
         if foreign:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The models that ship with ARTS, from nothing, and the result table of README. Run from the checkout after `make test`.
 #
-# Cost on two cores of a shared CPU machine (2026-11-21): proposer 28 + 21 min, trees 25 min, verifier 55 min, test 1 min.
+# Cost on two cores of a shared CPU machine (2026-11-21): proposer 28 + 21 min, trees 70 min, verifier 125 min, test 2 min.
 # Expected: pass@1 .30-.50 and pass@16 at least .85 for the proposer; 75% or more of the gap closed by the verifier.
 # Every command goes on where it was interrupted.
 set -euo pipefail
@@ -24,17 +24,30 @@ wait
 $python -m arts collect "${half[@]}" --task countdown:3 --num-problems 2000 --out "$out/trees-3"
 $python -m arts collect "${half[@]}" --task countdown:5 --num-problems 5000 --out "$out/trees-5"
 
-# 3. Flow verifier, trained in full from a copy of the proposer, in two passes over the same trees. The higher rate of the
-#    second pass would destroy a fresh copy; it is what makes scores of inner steps good (docs/experiments.md).
+#    And with four continuations of every inner step: labels with a fifth of the noise, for the last pass.
+dense=(--proposer countdown --split train --num-samples 8 --pivots node --fork-probability 1 --forks-per-pivot 4)
+$python -m arts collect "${dense[@]}" --num-problems 12288 --out "$out/deep-a" &
+$python -m arts collect "${dense[@]}" --num-problems 12288 --first-problem 30720 --out "$out/deep-b"
+wait
+$python -m arts collect "${dense[@]}" --task countdown:3 --num-problems 2000 --out "$out/deep-3"
+
+# 3. Flow verifier, trained in full from a copy of the proposer, in four passes. The higher rate of the later ones would
+#    destroy a fresh copy; it is what makes scores of inner steps good (docs/experiments.md).
 trees=("$out/trees-a" "$out/trees-b" "$out/trees-3" "$out/trees-5")
+dense=("$out/deep-a" "$out/deep-b" "$out/deep-3")
 pass=(--epochs 1 --batch-trees 4 --validation-share 0.012)
+later=(--tuning full --learning-rate 6e-4)
 $python -m arts train "${trees[@]}" "${pass[@]}" --backbone countdown --learning-rate 3e-4 --out "$out/verifier-1"
-$python -m arts train "${trees[@]}" "${pass[@]}" --backbone "hf:$out/verifier-1/backbone" --tuning full \
-    --learning-rate 6e-4 --set leaf_weight=2 --out "$out/verifier"
+$python -m arts train "${trees[@]}" "${pass[@]}" --backbone "hf:$out/verifier-1/backbone" "${later[@]}" \
+    --set leaf_weight=2 --out "$out/verifier-2"
+$python -m arts train "${trees[@]}" "${pass[@]}" --backbone "hf:$out/verifier-2/backbone" "${later[@]}" \
+    --set leaf_weight=2 --seed 1 --out "$out/verifier-3"
+$python -m arts train "${trees[@]}" "${dense[@]}" "${pass[@]}" --validation-share 0.008 --backbone \
+    "hf:$out/verifier-3/backbone" "${later[@]}" --set leaf_weight=3 --seed 2 --out "$out/verifier"
 cp -r "$out/verifier/." arts/models/countdown-verifier/
 
-# 4. The test problems, once: pools without forks, and the table. Other sizes are for the proposer's card.
-pool=(--proposer countdown --split test --pivots none --num-samples 16)
+# 4. Test problems that no earlier verifier was measured on, once: pools without forks, and the table.
+pool=(--proposer countdown --split test --pivots none --num-samples 16 --first-problem 2000)
 $python -m arts collect --task countdown "${pool[@]}" --num-problems 500 --out "$out/test"
 $python -m arts evaluate --trees "$out/test" --verifier countdown --out "$out/evaluation"
 mkdir -p results

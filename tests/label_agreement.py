@@ -76,11 +76,14 @@ def judge_all(folder: Path) -> Iterator[Judged]:
     yield from judge_game24_file(folder)
 
 
+def _shown(verdict: Verdict) -> str:
+    return "right" if verdict.correct else "wrong"
+
+
 def disagreements(judged: Iterator[Judged]) -> list[tuple[str, ...]]:
     """Rows of the table, equal ones counted."""
     rows = Counter(
-        (one.file, one.task, one.problem, one.gold, str(one.verdict.answer), f"{one.score:.4f}")
-        + ("right" if one.verdict.correct else "wrong",)
+        (one.file, one.task, one.problem, one.gold, str(one.verdict.answer), f"{one.score:.4f}", _shown(one.verdict))
         for one in judged
         if not one.agrees
     )

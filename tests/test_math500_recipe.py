@@ -33,6 +33,9 @@ def write_problems(path: Path, count: int, first: int) -> None:
 def test_every_line_of_the_recipe_works_on_tiny_models(tmp_path: Path) -> None:
     write_problems(tmp_path / "train.jsonl", 24, 0)
     write_problems(tmp_path / "test.jsonl", 6, 100)
+    # Random models are never right; rankings need some solutions that are.
+    (tmp_path / "even.py").write_text("def is_even(problem, gold, solution):\n    return len(solution) % 2 == 0\n")
+    check = f"python:{tmp_path / 'even.py'}:is_even"
     environment = os.environ | {
         "ARTS": f"{sys.executable} -m arts",
         "PYTHONPATH": str(ROOT),
@@ -41,8 +44,8 @@ def test_every_line_of_the_recipe_works_on_tiny_models(tmp_path: Path) -> None:
         "GENERATOR": f"hf:{save_qwen25(tmp_path / 'generator')}",
         "TUNED_GENERATOR": f"hf:{save_qwen25(tmp_path / 'tuned', seed=1)}",
         "BACKBONE": f"hf:{save_qwen25(tmp_path / 'backbone', seed=2)}",
-        "TRAIN_TASK": f"{tmp_path / 'train.jsonl'}?check=math&split=train",
-        "TEST_TASK": f"{tmp_path / 'test.jsonl'}?check=math&split=test",
+        "TRAIN_TASK": f"{tmp_path / 'train.jsonl'}?check={check}&split=train",
+        "TEST_TASK": f"{tmp_path / 'test.jsonl'}?check={check}&split=test",
         "NUM_PROBLEMS": "24",
         "NUM_TEST": "6",
         "NUM_SAMPLES": "4",

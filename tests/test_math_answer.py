@@ -67,17 +67,12 @@ def test_the_answer_is_found_where_it_is_marked(solution: str, answer: str | Non
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [(".5", 0.5), ("-.5", -0.5), ("5.", 5), ("14...", None), ("1,2", None), ("1 2", None), ("1 000", 1000)]
-    + [
+    [
+        (".5", 0.5), ("-.5", -0.5), ("5.", 5), ("14...", None), ("1,2", None), ("1 2", None), ("1 000", 1000),
         ("11_2", None),
-        ("3 1/2", 3.5),
-        ("-3 1/2", -3.5),
-        ("3 5/2", None),
-        ("3\\frac12", 3.5),
-        ("- 3", -3),
-        ("$ 12", 12),
+        ("3 1/2", 3.5), ("-3 1/2", -3.5), ("3 5/2", None), ("3\\frac12", 3.5), ("- 3", -3), ("$ 12", 12),
     ],
-)
+)  # fmt: skip
 def test_numbers_that_look_like_others(text: str, number: float | None) -> None:
     found = to_number(text)
     assert (None if found is None else float(found)) == number

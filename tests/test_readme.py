@@ -75,3 +75,11 @@ def test_extending_works_as_the_docs_say() -> None:
     for block in blocks:
         exec(compile(block, "docs/extend.md", "exec"), namespace)  # noqa: S102 (our own page)
     assert namespace["results"].num_samples == 8
+
+
+def test_viewing_from_python_works_as_the_docs_say() -> None:
+    page = (ROOT / "docs" / "view.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(compile(block, "docs/view.md", "exec"), namespace)  # noqa: S102 (our own page)
+    assert "toy trees" in namespace["path"].read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -17,12 +18,14 @@ from rich.console import Console
 from arts.evaluate.conservation import conservation_residuals
 from arts.evaluate.diagnostics import Diagnostics, diagnose
 from arts.evaluate.examples import choose_examples
+from arts.evaluate.groups import problem_groups
 from arts.evaluate.inner import draw_inner_values
 from arts.evaluate.report import write_report
 from arts.evaluate.run import Evaluation, evaluate_trees
 from arts.evaluate.table import headline, label, print_diagnostics, print_table
 from arts.pages.charts import Bar, Style, bar_chart
-from arts.pages.html import Markup, element, table
+from arts.pages.hover import Mark, hover_marks
+from arts.pages.html import Markup, document, element, table
 from arts.pages.tree import tree_markup
 from arts.proposers.table import TableProposer
 from arts.protocols import Request, ScoredTrees, ScoreScale
@@ -186,6 +189,54 @@ def test_examples_are_the_first_of_each_kind_with_the_fewest_right_draws() -> No
         (2, "Nothing to pick from"),
     ]
     assert [trees[e.position].nodes[e.chosen].verdict.correct for e in examples] == [True, True, False, False]  # type: ignore[index,union-attr]
+
+
+def test_numbers_link_to_the_problems_behind_them_where_a_viewer_is_beside_the_page(tmp_path: Path, page: str) -> None:
+    trees = pool()
+    evaluation = evaluated(trees)
+    groups = problem_groups(evaluation)
+    assert {name: list(group.members) for name, group in groups.items()} == {
+        "right:arts": [0, 3, 4, 5], "missed:arts": [1],
+        "right:flow_vote": [0, 3, 4, 5], "missed:flow_vote": [1],
+        "right:majority": [0, 1], "missed:majority": [3, 4, 5],
+        "right:oracle": [0, 1, 3, 4, 5],
+        "difficulty: even": [0, 2, 4], "difficulty: odd": [1, 3, 5],
+    }  # fmt: skip
+    linked = write_report(evaluation, trees, tmp_path, groups=groups).read_text(encoding="utf-8")
+    targets = [unquote(value) for name, value in Parsed(linked).attributes if name == "href" and value[0] != "#"]
+    assert all(target.startswith("view.html#") for target in targets)
+    names = {target.removeprefix("view.html#?group=") for target in targets if "?" in target}
+    assert names == {*(name for name in groups if groups[name].members), "rare"}
+    examples = choose_examples(evaluation, trees)
+    assert {f"view.html#{example.position}/{example.chosen}" for example in examples} <= set(targets)
+    assert "view.html" not in page
+
+
+def test_values_are_under_the_pointer_where_they_are_drawn() -> None:
+    marks = [Mark(10, 50, "a"), Mark(12, 53, "b"), Mark(200, 50, "c < d"), Mark(200, 50, "c < d")]
+    drawn = hover_marks(marks, width=400, height=100)
+    parsed = Parsed(drawn)
+    assert parsed.classes("hit") == 2  # the two that lie together share one
+    assert parsed.text == "abc < d"
+    corners = [float(value) for name, value in parsed.attributes if name == "x"]
+    assert min(corners) >= 0 and max(corners) < 400
+
+
+def test_charts_tell_each_value_with_its_interval(page: str) -> None:
+    assert "ARTS, k = 5: 66.7% [33.3, 100.0]" in page
+    places = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', page)
+    assert places and all(0 <= float(x) <= 980 and 0 <= float(y) <= 400 for x, y in places)
+
+
+def test_scripts_that_would_end_their_element_are_refused() -> None:
+    with pytest.raises(ValueError, match="ends it too early"):
+        document("t", Markup(""), styles=[], scripts=["'</SCRIPT>'"])
+
+
+def test_pages_can_be_written_whatever_their_texts_hold(tmp_path: Path) -> None:
+    text = document("half a pair \ud800", element("p", "\udfff"), styles=[])
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    assert "half a pair ?" in text
 
 
 def test_missing_matplotlib_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 
 from arts.evaluate.metrics import Estimate, percentile_interval, resample
+from arts.evaluate.search_report import search_groups, search_notes, write_search_report
+from arts.evaluate.search_trees import TREES, TreeFile, read_searched_trees
 from arts.evaluate.searches import (
     HEADER,
     ROWS,
@@ -20,6 +23,7 @@ from arts.evaluate.searches import (
     summarize,
     table_lines,
 )
+from arts.pages.links import Group
 from arts.proposers.table import TableProposer
 from arts.protocols import Reply, Request, ScoreReply, ScoreRequest, ScoreScale
 from arts.search.budget import Bill
@@ -325,3 +329,79 @@ def test_the_table_has_one_line_a_summary() -> None:
     ]
     assert "1.000 [1.000, 1.000]" in lines[1]
     assert lines[1].endswith("20")
+
+
+# --- trees and pages --------------------------------------------------------------------------------------------------
+
+
+def test_trees_are_kept_beside_their_rows_and_a_run_that_was_cut_keeps_each_once(tmp_path: Path) -> None:
+    rows = search(tmp_path, keep_trees=TreeFile(tmp_path, ScoreScale()))
+    found = read_searched_trees(tmp_path)
+    assert [one.key for one in found] == [
+        (row.spec, row.problem) for row in sorted(rows, key=lambda row: SPECS.index(row.spec))
+    ]
+    for row, one in zip(rows, found, strict=True):
+        verdict = None if one.answer is None else one.tree.nodes[one.answer].verdict
+        assert (verdict is not None and verdict.correct) == row.correct
+    content = (tmp_path / TREES).read_bytes()
+    (tmp_path / TREES).write_bytes(content[: len(content) * 2 // 3])
+    there = len(read_searched_trees(tmp_path))
+    assert there < len(found)
+    assert search(tmp_path, keep_trees=TreeFile(tmp_path, ScoreScale())) == rows
+    assert sorted((tmp_path / TREES).read_bytes().splitlines()) == sorted(content.splitlines())
+
+
+def test_rows_without_trees_are_searched_again_where_trees_are_asked_for(tmp_path: Path) -> None:
+    rows = search(tmp_path)
+    assert not (tmp_path / TREES).exists()
+    assert search(tmp_path, keep_trees=TreeFile(tmp_path, None)) == rows
+    assert len(read_searched_trees(tmp_path)) == len(rows)
+    proposer = CountingProposer()
+    search(tmp_path, proposer=proposer, keep_trees=TreeFile(tmp_path, None))
+    assert proposer.draws == 0
+
+
+def test_damaged_lines_of_kept_trees_are_named(tmp_path: Path) -> None:
+    (tmp_path / TREES).write_text("{}\n")
+    with pytest.raises(ValueError, match=r"trees\.jsonl line 1 is damaged"):
+        read_searched_trees(tmp_path)
+
+
+def test_groups_of_searches_hold_what_their_titles_name(tmp_path: Path) -> None:
+    rows = search(tmp_path, keep_trees=TreeFile(tmp_path, ScoreScale()))
+    searched = read_searched_trees(tmp_path)
+    groups = search_groups(searched)
+    for spec in SPECS:
+        own = {row.problem: row for row in rows if row.spec == spec}
+        problems = {
+            name: [searched[place].tree.problem.id for place in group.members] for name, group in groups.items()
+        }
+        assert problems[spec.strategy] == list(own)
+        assert problems[f"wrong: {spec.strategy}"] == [problem for problem, row in own.items() if not row.correct]
+        missed = [problem for problem, row in own.items() if row.covered and not row.correct]
+        assert problems[f"missed: {spec.strategy}"] == missed
+    assert search_notes(searched) == [one.spec.strategy for one in searched]
+
+
+def test_report_of_searches_says_every_figure_with_its_interval_and_command(tmp_path: Path) -> None:
+    specs = [SearchSpec(strategy, budget) for budget in (8, 40) for strategy in (BEST, "<b>&majority")]
+    rows = [
+        SearchRow(
+            spec, f"p{number}", number % 4 < index, number % 2 == 0, Bill(generated_tokens=20 * index), "budget", {}
+        )
+        for index, spec in enumerate(specs, start=1)
+        for number in range(12)
+    ]
+    groups = {f"{BEST}, 8 tokens": Group("g", [0]), f"missed: {BEST}, 8 tokens": Group("m", [0, 1])}
+    command = ["/somewhere/arts", "search", "--out", "a b"]
+    summaries = summarize(rows)
+    path = write_search_report(summaries, tmp_path, header=ABOUT, command=command, groups=groups)
+    text = path.read_text("utf-8")
+    assert "arts search --out &#x27;a b&#x27;" in text and "/somewhere" not in text
+    assert "<b>" not in text and "<script" not in text
+    for one in summaries:
+        assert f"{100 * (one.accuracy.value or 0):.1f}%" in text
+    assert text.count('<svg class="chart"') == 2
+    assert f'href="view.html#?group={quote(f"{BEST}, 8 tokens", safe="")}"' in text
+    assert ">2</a>" in text  # the problems that were missed
+    assert "Missed" not in write_search_report(summaries, tmp_path, header=ABOUT, command=command).read_text("utf-8")

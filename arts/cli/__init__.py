@@ -18,6 +18,7 @@ from arts.cli.search import search_command
 from arts.cli.serve import serve_command
 from arts.cli.solve import demo_command, solve_command
 from arts.cli.train import export_verifier_command, train_command
+from arts.cli.view import view_command
 
 app = typer.Typer(
     help="Make a frozen language model better at problems whose answers can be checked.",
@@ -37,6 +38,7 @@ app.command("values")(values_command)
 app.command("search")(search_command)
 app.command("leakage")(leakage_command)
 app.command("steps")(steps_command)
+app.command("view")(view_command)
 app.command("solve")(solve_command)
 app.command("serve")(serve_command)
 app.command("demo")(demo_command)

@@ -13,6 +13,7 @@ from arts.cli.shared import (
     PROPOSER,
     SCORERS,
     THREADS,
+    can_draw,
     choice,
     needs_torch_to_draw,
     say_if_unfinished,
@@ -22,7 +23,9 @@ from arts.cli.shared import (
 from arts.protocols import Aggregation
 
 if TYPE_CHECKING:
+    from arts.evaluate.diagnostics import Diagnostics
     from arts.evaluate.inner import InnerValue
+    from arts.evaluate.run import Evaluation
     from arts.protocols import ScoredTrees
     from arts.tree import ReasoningTree
 
@@ -56,7 +59,7 @@ def evaluate_command(
     inner_values: Annotated[
         Path | None, typer.Option(help="file of `arts values`: report how well inner scores rank")
     ] = None,
-    report: Annotated[bool, typer.Option(help="write report.html too (needs matplotlib)")] = True,
+    report: Annotated[bool, typer.Option(help="write report.html and view.html too (needs matplotlib)")] = True,
     seed: int = 0,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
@@ -114,7 +117,6 @@ def _evaluate_collection(
     from arts.build import about, build_task, named_scorers
     from arts.evaluate.calibration import write_calibrations
     from arts.evaluate.diagnostics import diagnose
-    from arts.evaluate.report import write_report
     from arts.evaluate.rows import write_rows
     from arts.evaluate.run import PAPER, Comparison, evaluate_trees, write_results
     from arts.evaluate.scoring import stored_scores
@@ -154,9 +156,38 @@ def _evaluate_collection(
         found = diagnose(scored, scored_others or None, values=values, aggregation=aggregation, seed=seed)
         print_diagnostics(found, Console())
         print(f"chances: {write_calibrations(found.calibrations, out)}")
-    if report:
+    if report and can_draw():
         shown = next(iter(scored.values())).trees if scored else pool
-        print(f"report:  {write_report(evaluation, shown, out, diagnostics=found)}")
+        _write_pages(evaluation, shown, out, title=str(folder), diagnostics=found)
+
+
+def _write_pages(
+    evaluation: "Evaluation",
+    trees: "list[ReasoningTree]",
+    out: Path,
+    *,
+    title: str,
+    diagnostics: "Diagnostics | None",
+) -> None:
+    """The report, and beside it the trees that its numbers lead to."""
+    from arts.evaluate.groups import problem_groups
+    from arts.evaluate.report import write_report
+    from arts.evaluate.table import verifier_label
+    from arts.pages.links import VIEW_FILE, command_line
+    from arts.protocols import ScoreScale
+    from arts.view.page import View, write_view
+
+    groups = problem_groups(evaluation)
+    view = View(
+        title=title,
+        trees=trees,
+        scale=next(iter(evaluation.scales.values()), ScoreScale()),
+        chosen_by=verifier_label(next(iter(evaluation.verifiers), "the verifier")),
+        groups=groups,
+        about=[("made by", command_line(sys.argv))],
+    )
+    print(f"trees:   {write_view(view, out / VIEW_FILE)}")
+    print(f"report:  {write_report(evaluation, trees, out, diagnostics=diagnostics, groups=groups)}")
 
 
 def values_command(

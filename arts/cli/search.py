@@ -2,8 +2,9 @@
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -14,6 +15,7 @@ from arts.cli.shared import (
     TASK,
     THREADS,
     VERIFIER,
+    can_draw,
     choice,
     needs_torch_to_draw,
     say_advice,
@@ -21,6 +23,10 @@ from arts.cli.shared import (
     use_torch_threads,
 )
 from arts.protocols import Split
+
+if TYPE_CHECKING:
+    from arts.evaluate.searches import SearchRow
+    from arts.pages.links import Group
 
 
 def list_strategies(wanted: bool) -> None:
@@ -58,6 +64,8 @@ def search_command(
     temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
     top_p: Annotated[float, typer.Option(help="nucleus sampling mass")] = 1.0,
     curves: Annotated[bool, typer.Option(help="note the answer at every budget below, in the rows")] = False,
+    keep_trees: Annotated[bool, typer.Option(help="keep every tree, and write view.html to look at them")] = False,
+    report: Annotated[bool, typer.Option(help="write report.html too (needs matplotlib)")] = True,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
     list_strategies: LIST = False,
@@ -70,6 +78,8 @@ def search_command(
 
     from arts.build import build_proposer, build_step_scorer, build_task, needs_torch, verifier_identity
     from arts.console import progress
+    from arts.evaluate.search_report import write_search_report
+    from arts.evaluate.search_trees import TreeFile
     from arts.evaluate.searches import SearchSpec, run_specs, summarize, table_lines
     from arts.search.strategies import STRATEGIES
 
@@ -102,10 +112,30 @@ def search_command(
             scorer,
             header=header,
             keep_curves=curves,
+            keep_trees=TreeFile(out, scorer.scale if scorer else None) if keep_trees else None,
             watch=lambda done, total: tell(done),
         )
-    print("\n".join(table_lines(summarize(rows))))
+    summaries = summarize(rows)
+    print("\n".join(table_lines(summaries)))
     reasons = Counter(row.stopped for row in rows if row.failed)
     for reason, count in reasons.most_common(3):
         print(f"note: {count} searches {reason}; the same command tries them again", file=sys.stderr)
     print(f"{len(problems)} problems; tokens are means a problem; rows in {out}")
+    groups = _write_trees(out, rows) if keep_trees else None
+    if report and can_draw():
+        print(f"report: {write_search_report(summaries, out, header=header, command=sys.argv, groups=groups)}")
+
+
+def _write_trees(out: Path, rows: "list[SearchRow]") -> "Mapping[str, Group]":
+    """The viewer's page of the trees behind these rows; its groups."""
+    from dataclasses import replace
+
+    from arts.cli.view import view_of_searches
+    from arts.evaluate.search_trees import read_searched_trees
+    from arts.pages.links import VIEW_FILE, command_line
+    from arts.view.page import write_view
+
+    wanted = {(row.spec, row.problem) for row in rows}
+    view = view_of_searches([one for one in read_searched_trees(out) if one.key in wanted], str(out))
+    print(f"trees:  {write_view(replace(view, about=[('made by', command_line(sys.argv))]), out / VIEW_FILE)}")
+    return view.groups

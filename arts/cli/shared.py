@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -112,6 +113,14 @@ def say_failures(collection: "Collection") -> None:
     if not any(node.is_answer for tree in collection.trees() for node in tree.nodes):
         raise ValueError(f"no draw came to an end: {lines}")
     print(f"note: {lines}. They are in the trees as failed; the same command tries them again", file=sys.stderr)
+
+
+def can_draw() -> bool:
+    """False, and a note, where charts cannot be drawn: a report is not worth losing results for."""
+    if find_spec("matplotlib") is not None:
+        return True
+    print('note: no report.html: charts need matplotlib; run: pip install "arts-llm[report]"', file=sys.stderr)
+    return False
 
 
 def use_torch_threads(num_threads: int, *, needed: bool = True) -> None:

@@ -2,10 +2,10 @@
 
 Everything comes from an `Evaluation`, its trees and, where given, `Diagnostics`; nothing is measured here. The page
 shows a few problems as trees: one where a rare right path was picked, one that voting gets wrong, and one that the
-verifier gets wrong.
+verifier gets wrong. Beside a tree viewer's page, numbers link to the problems behind them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from arts.evaluate.diagnostics import Diagnostics
@@ -16,6 +16,7 @@ from arts.evaluate.run import Evaluation, Subset, flow_vote_name
 from arts.evaluate.table import BASELINES, RULES, bills, differences, headline, interval, label, percent, verifier_label
 from arts.pages.charts import Bar, Series, Style, bar_chart, line_chart
 from arts.pages.html import Markup, element, join, page, section, table
+from arts.pages.links import Group, command_line, group_link, tree_link, unique_keys
 from arts.pages.tree import tree_markup
 from arts.store import write_atomically
 from arts.tree import ReasoningTree
@@ -29,14 +30,17 @@ def write_report(
     folder: Path,
     *,
     diagnostics: Diagnostics | None = None,
+    groups: Mapping[str, Group] | None = None,
 ) -> Path:
     """Write `report.html` into a folder.
 
     Args:
         trees: the evaluated trees, with the first verifier's flows where there is one.
         diagnostics: of the verifiers of the evaluation; shown as sections of their own.
+        groups: of `problem_groups`, where the same trees are in a tree viewer's page beside the report: numbers then
+            link to them. None: there is no such page.
     """
-    text = page(headline(evaluation), *_page_parts(evaluation, trees, diagnostics or Diagnostics()))
+    text = page(headline(evaluation), *_page_parts(evaluation, trees, diagnostics or Diagnostics(), groups or {}))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     write_atomically(path, text)
@@ -54,33 +58,41 @@ def style(evaluation: Evaluation, selector: str) -> Style:
     raise ValueError(f"no selector {selector!r} in this evaluation; there are {list(evaluation.selectors)}")
 
 
-def _page_parts(evaluation: Evaluation, trees: Sequence[ReasoningTree], diagnostics: Diagnostics) -> Iterator[Markup]:
-    yield from _header(evaluation)
+def _page_parts(
+    evaluation: Evaluation, trees: Sequence[ReasoningTree], diagnostics: Diagnostics, groups: Mapping[str, Group]
+) -> Iterator[Markup]:
+    yield from _header(evaluation, groups)
     yield section(
         "Choosing among k draws",
-        _main_table(evaluation),
+        _main_table(evaluation, groups),
         note="Share of problems on which the choice is right; in brackets 95% intervals, by resampling problems. "
-        "Gap closed is (accuracy − pass@1) / (oracle − pass@1).",
+        "Gap closed is (accuracy − pass@1) / (oracle − pass@1)."
+        + (" Missed: problems with a right draw that was not chosen." if groups else ""),
     )
     yield section("Accuracy against k", _accuracy_chart(evaluation), note="Bands are 95% intervals.")
-    yield element("div", *_bar_charts(evaluation), class_="charts")
+    yield element("div", *_bar_charts(evaluation, groups), class_="charts")
     if len(evaluation.subsets) > 1:
         yield section(
             "By difficulty",
-            _difficulty_table(evaluation),
+            _difficulty_table(evaluation, groups),
             note=f"Best of {evaluation.num_samples} on each class of problems.",
         )
     yield from diagnostics_parts(diagnostics, {name: style(evaluation, name) for name in evaluation.verifiers})
     yield section(
         "A few problems, as trees",
-        *_examples(evaluation, trees),
+        *_examples(evaluation, trees, linked=bool(groups)),
         note="A line is a step; the bar is its flow F beside the largest in the tree. Chosen by rule, not by hand.",
     )
     yield section("What it cost", _cost_table(evaluation))
     yield _footer(evaluation)
 
 
-def _header(evaluation: Evaluation) -> Iterator[Markup]:
+def _linked(text: str, name: str, groups: Mapping[str, Group]) -> str:
+    """A number as a link to the problems behind it, where they can be looked at."""
+    return group_link(text, name) if name in groups and groups[name].members else text
+
+
+def _header(evaluation: Evaluation, groups: Mapping[str, Group]) -> Iterator[Markup]:
     sizes = evaluation.num_samples
     at_n = {name: selector.at[sizes] for name, selector in evaluation.selectors.items()}
     first = [*evaluation.verifiers, "oracle"][0]
@@ -96,24 +108,30 @@ def _header(evaluation: Evaluation) -> Iterator[Markup]:
     ]
     yield element("ul", *paired, class_="pairs")
     tiles = [*evaluation.verifiers, "majority", "random", "oracle"]
-    yield element(
-        "div", *(_tile(label(evaluation, name), style(evaluation, name), at_n[name]) for name in tiles), class_="tiles"
-    )
+    drawn = []
+    for name in tiles:
+        value = _linked(percent(at_n[name].value), f"right:{name}", groups)
+        drawn.append(_tile(label(evaluation, name), style(evaluation, name), value, at_n[name]))
+    yield element("div", *drawn, class_="tiles")
+    if evaluation.command:
+        yield element(
+            "p", "Every figure here was made by ", element("code", command_line(evaluation.command)), class_="made"
+        )
 
 
-def _tile(name: str, look: Style, estimate: Estimate) -> Markup:
+def _tile(name: str, look: Style, value: str, estimate: Estimate) -> Markup:
     return element(
         "div",
         element("div", name, class_="label"),
-        element("div", percent(estimate.value), class_="value"),
+        element("div", value, class_="value"),
         element("div", interval(estimate), class_="range"),
         class_="tile",
         style=f"--tone:var(--{look.role})",
     )
 
 
-def _with_interval(estimate: Estimate) -> Markup:
-    return join(percent(estimate.value), " ", element("span", interval(estimate), class_="range"))
+def _with_interval(estimate: Estimate, shown: str | None = None) -> Markup:
+    return join(shown or percent(estimate.value), " ", element("span", interval(estimate), class_="range"))
 
 
 def _above_interval(estimate: Estimate) -> Markup:
@@ -126,19 +144,22 @@ def _named(evaluation: Evaluation, selector: str) -> Markup:
     return join(element("span", class_=kind, style=f"--tone:var(--{look.role})"), label(evaluation, selector))
 
 
-def _main_table(evaluation: Evaluation) -> Markup:
+def _main_table(evaluation: Evaluation, groups: Mapping[str, Group]) -> Markup:
     sizes = list(evaluation.pass_at_k)
-    rows = [
-        [
+    rows = []
+    for name, selector in evaluation.selectors.items():
+        final = selector.at[sizes[-1]]
+        row = [
             _named(evaluation, name),
             *(percent(selector.at[k].value) for k in sizes[:-1]),
-            _with_interval(selector.at[sizes[-1]]),
+            _with_interval(final, _linked(percent(final.value), f"right:{name}", groups)),
             _with_interval(selector.gap_closed),
         ]
-        for name, selector in evaluation.selectors.items()
-    ]
+        missed = f"missed:{name}"
+        count = str(len(groups[missed].members)) if missed in groups else ""
+        rows.append([*row, _linked(count, missed, groups)] if groups else row)
     marked = frozenset(index for index, name in enumerate(evaluation.selectors) if name in evaluation.verifiers[:1])
-    return table(["", *(f"k = {k}" for k in sizes), "Gap closed"], rows, marked=marked)
+    return table(["", *(f"k = {k}" for k in sizes), "Gap closed", *(["missed"] if groups else [])], rows, marked=marked)
 
 
 def _accuracy_chart(evaluation: Evaluation) -> Markup:
@@ -156,18 +177,19 @@ def _accuracy_chart(evaluation: Evaluation) -> Markup:
     return line_chart("accuracy", series, x_label="draws to choose from, k", y_label="right, % of problems")
 
 
-def _bar_charts(evaluation: Evaluation) -> Iterator[Markup]:
+def _bar_charts(evaluation: Evaluation, groups: Mapping[str, Group]) -> Iterator[Markup]:
     rare = evaluation.subsets["rare"]
     sizes = evaluation.num_samples
     gaps = {
         name: result.gap_closed for name, result in evaluation.selectors.items() if name not in ("random", "oracle")
     }
     rares = {name: estimate for name, estimate in rare.selectors.items() if name != "oracle"}
+    num_rare = group_link(f"{rare.num_problems} problems", "rare") if groups else f"{rare.num_problems} problems"
     for name, title, estimates, x_label, note in (
         ("gap", "Gap closed", gaps, "0 = random pick, 100% = oracle", f"Of what choosing can gain at k = {sizes}."),
         (
             "rare", "Rare subset", rares, f"right, % of {rare.num_problems} problems",
-            f"{rare.num_problems} problems on which 1 or 2 of {sizes} draws are right. The oracle is at 100%.",
+            join(num_rare, f" on which 1 or 2 of {sizes} draws are right. The oracle is at 100%."),
         ),
     ):  # fmt: skip
         bars = [
@@ -183,13 +205,15 @@ def _bar_charts(evaluation: Evaluation) -> Iterator[Markup]:
         yield section(title, drawn, note=note)
 
 
-def _difficulty_table(evaluation: Evaluation) -> Markup:
+def _difficulty_table(evaluation: Evaluation, groups: Mapping[str, Group]) -> Markup:
     columns = list(evaluation.selectors)
 
     def row(name: str, subset: Subset) -> list[str]:
-        return [name, str(subset.num_problems), *(_above_interval(subset.selectors[column]) for column in columns)]
+        count = _linked(str(subset.num_problems), name, groups)
+        intervals = (_above_interval(subset.selectors[column]) for column in columns)
+        return [name.removeprefix("difficulty: "), count, *intervals]
 
-    classes = {name.removeprefix("difficulty: "): s for name, s in evaluation.subsets.items() if name != "rare"}
+    classes = {name: subset for name, subset in evaluation.subsets.items() if name != "rare"}
     return table(["", "n", *(label(evaluation, c) for c in columns)], [row(name, s) for name, s in classes.items()])
 
 
@@ -203,11 +227,11 @@ def _footer(evaluation: Evaluation) -> Markup:
         "oracle; votes over at most 200 subsets). Intervals are 95% percentile intervals of 2,000 resamples of the "
         f"problems, the same ones for every figure. Seed {evaluation.seed}, pool {evaluation.fingerprint}."
     )
-    command = [element("p", "Command: ", element("code", " ".join(evaluation.command)))] if evaluation.command else []
-    return element("footer", element("p", how), *command)
+    return element("footer", element("p", how))
 
 
-def _examples(evaluation: Evaluation, trees: Sequence[ReasoningTree]) -> Iterator[Markup]:
+def _examples(evaluation: Evaluation, trees: Sequence[ReasoningTree], *, linked: bool) -> Iterator[Markup]:
+    keys = unique_keys([tree.problem.id for tree in trees])
     for example in choose_examples(evaluation, trees):
         tree = trees[example.position]
         badges = {leaf.id: "fork, not counted" for leaf in tree.leaves() if leaf.id not in tree.trunks}
@@ -215,7 +239,9 @@ def _examples(evaluation: Evaluation, trees: Sequence[ReasoningTree]) -> Iterato
             badges[example.chosen] = f"picked by {verifier_label(evaluation.verifiers[0])}"
         yield element(
             "div",
-            element("h3", example.title),
+            element(
+                "h3", tree_link(example.title, keys[example.position], example.chosen) if linked else example.title
+            ),
             element("div", tree.problem.prompt, class_="prompt"),
             tree_markup(tree, chosen=example.chosen, badges=badges),
             class_="example",

@@ -55,6 +55,8 @@ class Subset:
 
     num_problems: int
     selectors: Mapping[str, Estimate]
+    members: tuple[int, ...] = ()
+    "places of the problems among the trees"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,8 @@ class Evaluation:
     differences: Mapping[str, Mapping[int, Estimate]]
     "`a-b`: accuracy of a minus that of b on the same draws, at every k"
     subsets: Mapping[str, Subset]
+    chances: Mapping[str, tuple[float, ...]]
+    "of each selector to be right at k = N, problem by problem"
     proposer_usage: Usage
     verifier_tokens: Mapping[str, VerifierTokens]
     wall_s: float
@@ -228,9 +232,11 @@ def evaluate_trees(
             name: Subset(
                 int(mask_P.sum()),
                 {selector: estimate(final[selector] * mask_P, mask_P.astype(np.float64)) for selector in final},
+                tuple(np.flatnonzero(mask_P).tolist()),
             )
             for name, mask_P in masks.items()
         },
+        chances={name: tuple(chance_P.tolist()) for name, chance_P in final.items()},
         proposer_usage=reduce(Usage.plus, (tree.usage for tree in trees)),
         verifier_tokens={
             name: VerifierTokens(scored.computed_tokens, scored.distinct_tokens) for name, scored in verifiers.items()

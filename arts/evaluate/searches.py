@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from arts.search.strategies import parse_strategy
 from arts.search.strategy import Strategy
 from arts.store import dump, write_atomically
 from arts.tree import Problem
+
+if TYPE_CHECKING:
+    from arts.evaluate.search_trees import TreeFile
 
 ROWS, HEADER = "searches.jsonl", "search.json"
 
@@ -68,6 +71,7 @@ def run_specs(
     *,
     header: dict[str, Any],
     keep_curves: bool = False,
+    keep_trees: "TreeFile | None" = None,
     watch: Callable[[int, int], None] | None = None,
 ) -> list[SearchRow]:
     """Search what has no row yet, or one that failed, and return the rows of all specs and problems.
@@ -75,6 +79,7 @@ def run_specs(
     Args:
         scorer: None where no strategy looks at scores.
         header: what else decides the results: task, proposer, verifier. A folder holds rows of one header.
+        keep_trees: where the trees go, too.
         watch: called with the number of rows that are there, and that of all.
 
     Returns:
@@ -88,9 +93,13 @@ def run_specs(
         spec.build()  # mistakes are said before any work
     folder.mkdir(parents=True, exist_ok=True)
     _check_header(folder / HEADER, header)
-    # A search that failed is tried again, and rows made without curves are of no use where curves are asked for.
+    # A search that failed is tried again, and so is one without the curve or the tree that is asked for now.
     rows = {
-        (row.spec, row.problem): row for row in read_rows(folder) if not row.failed and (row.curve or not keep_curves)
+        (row.spec, row.problem): row
+        for row in read_rows(folder)
+        if not row.failed
+        and (row.curve or not keep_curves)
+        and (keep_trees is None or keep_trees.has(row.spec, row.problem))
     }
     wanted = [(spec, problem.id) for spec in specs for problem in problems]
     num_done = sum(key in rows for key in wanted)
@@ -117,6 +126,8 @@ def run_specs(
             left = [problem for problem in problems if (spec, problem.id) not in rows]
             searches = (prepared(spec, problem) for problem in left)
             for place, result in run_searches(searches, proposer, scorer):
+                if keep_trees is not None:
+                    keep_trees.append(spec, result)  # before the row, which says that all is there
                 row = _row(spec, left[place], result)
                 rows[spec, row.problem] = row
                 file.write(dump(_to_json(row)) + "\n")

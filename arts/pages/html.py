@@ -1,14 +1,17 @@
 """Building blocks of a page: elements that escape what they are given, tables, and the page around them.
 
 A piece of HTML is a `Markup`; every other string is text and is escaped when it is put into an element, so text that a
-model or a user wrote cannot become markup. A page holds its style and pictures itself, and forbids all loading.
+model or a user wrote cannot become markup. A page holds its style, scripts and pictures itself, and forbids all loading
+and every script but its own.
 """
 
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from html import escape
 from importlib.resources import files
 
-# The page may use what it brings along and nothing else: no network, no scripts, no frames.
+# A page may use what it brings along and nothing else: no network, no frames, no scripts but those named by their hash.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -56,12 +59,56 @@ def section(title: str, *children: str, note: str = "") -> Markup:
 
 
 def page(title: str, *body: str) -> str:
-    """A whole page as the text of one file."""
-    style = Markup((files("arts.pages") / "style.css").read_text(encoding="utf-8"))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{element('title', title)}\n{element('style', style)}\n</head>\n"
-        f"<body>\n{element('main', *body)}\n</body>\n</html>\n"
+    """A page to read, as the text of one file; nothing on it runs."""
+    return document(
+        title, element("main", *body), styles=[asset("arts.pages", "base.css"), asset("arts.pages", "style.css")]
     )
+
+
+def document(title: str, body: Markup, *, styles: Sequence[str], scripts: Sequence[str] = ()) -> str:
+    """A whole page as the text of one file.
+
+    Args:
+        styles: texts of style sheets.
+        scripts: texts of scripts. The page's policy names them by their hashes, so no other script can run on it,
+            whatever the body holds.
+
+    Raises:
+        ValueError: a script would end its own element.
+    """
+    for script in scripts:
+        if "</script" in script.lower() or "<!--" in script:
+            raise ValueError("a script holds '</script' or '<!--', which ends it too early; write '<\\/script' in it")
+    policy = _POLICY + "".join(
+        [f"; script-src {' '.join(map(_script_hash, scripts))}; base-uri 'none'; form-action 'none'"] if scripts else []
+    )
+    return well_formed(
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"{element('title', title)}\n{element('style', Markup(''.join(styles)))}\n</head>\n"
+        f"<body>\n{body}\n{join(*(element('script', Markup(script)) for script in scripts))}</body>\n</html>\n"
+    )
+
+
+def well_formed(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can hold and files cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def asset(package: str, name: str) -> str:
+    """Text of a file that ships with the package."""
+    return (files(package) / name).read_text(encoding="utf-8")
+
+
+def data_block(name: str, text: str) -> Markup:
+    """Data for a script, in an element that browsers neither run nor show.
+
+    Args:
+        text: JSON or base64; `<` is written as JSON's own escape, so that no text can end the element.
+    """
+    return element("script", Markup(text.replace("<", "\\u003c")), type="application/json", id=name)
+
+
+def _script_hash(script: str) -> str:
+    return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -108,17 +107,12 @@ class GymTask:
         return Problem(f"{name}/{place}", self.settings.prompt.replace("{problem}", text), metadata)
 
     def _item(self, name: str, place: int) -> dict[str, Any]:
-        item: dict[str, Any] = _dataset(name, self.settings.config)[place]
+        import reasoning_gym
+
+        config = json.loads(self.settings.config)
+        try:
+            # The first item of a set of one: item i of seed S is item 0 of seed S + i, and size never matters.
+            item: dict[str, Any] = reasoning_gym.create_dataset(name, seed=place, size=1, **config)[0]
+        except (TypeError, ValueError, AssertionError) as error:
+            raise ValueError(f"reasoning-gym's {name} does not take {config}: {error}") from error
         return item
-
-
-@cache
-def _dataset(name: str, config: str) -> Any:
-    """All items of a task; item i is drawn from the number i alone."""
-    import reasoning_gym
-
-    try:
-        # A size so large that places are never out of it; items are made when they are asked for.
-        return reasoning_gym.create_dataset(name, seed=0, size=2**62, **json.loads(config))
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"reasoning-gym's {name} does not take {config}: {error}") from error

@@ -56,10 +56,8 @@ _OPENING, _CLOSING = re.compile(r"(?<!\\)\{"), re.compile(r"(?<!\\)\}")
 _WORKING = re.compile(r"[\d)}]\s*[+-]\s*[\d(\\]")  # a sum or difference, still to be worked out
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
 _UNIT = re.compile(r"(?<=[\d})])\s+([a-z]{2,}(?: [a-z]+){0,2})$", re.IGNORECASE)
-_NO_UNIT = frozenset(
-    ("or", "and", "not", "to", "pi", "sqrt", "plus", "minus", "times", "over", "half")
-    + ("hundred", "thousand", "million", "billion", "dozen")
-)
+_NO_UNIT = {"or", "and", "not", "to", "pi", "sqrt", "plus", "minus", "times", "over", "half", "dozen"}
+_NO_UNIT |= {"hundred", "thousand", "million", "billion"}
 _WORD = re.compile(r"[a-z ]*[a-z]{2}[a-z ]*", re.IGNORECASE)
 
 
