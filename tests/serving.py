@@ -4,7 +4,8 @@ import asyncio
 import math
 import re
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -113,6 +114,13 @@ def served(
             setattr(upstream.app.settings, name, value)
         with running(build_app(service, **(app or {})), service, servers=servers) as url:
             yield upstream, service, url
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
 
 
 @cache

@@ -12,7 +12,7 @@ import openai
 import pytest
 from fake_server import Settings
 from servers import Running
-from serving import HTTP, TASK, client, exact_value, served, sums_scorer, toy_message
+from serving import HTTP, TASK, client, exact_value, served, sums_scorer, toy_message, wait_until
 
 from arts.search.strategies import STRATEGIES
 from arts.serve.names import listed_models, strategy_of_model
@@ -53,13 +53,6 @@ def lines(url: str, body: dict[str, Any]) -> Iterator[str]:
 
 def events(found: list[str]) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix(EVENT)) for line in found if line.startswith(EVENT)]
-
-
-def wait_until(is_so: Any, what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
 
 
 # --- models and answers -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import openai
 import pytest
 from fake_server import FAULTS, Settings
 from servers import Running
-from serving import HTTP, client, served, toy_message
+from serving import HTTP, client, served, toy_message, wait_until
 from typer.testing import CliRunner
 
 from arts.cli import app as command
@@ -280,6 +280,22 @@ def test_who_finds_the_line_full_is_told_when_to_come_again() -> None:
         assert {error_of(answer)["code"] for answer in refused} == {"queue_full"}
         assert (service.gate.num_inside, service.gate.num_waiting) == (0, 0)
         assert HTTP.post(url + CHAT, json=BODY).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_base_model_has_its_turn_and_its_time_too(stream: bool) -> None:
+    body = {"model": "toy", "messages": toy_message(), "max_tokens": 9, "stream": stream}
+    with served(then={"latency_s": 0.6}, max_active=1, max_waiting=1, deadline_s=0.3) as (_, service, url):
+
+        async def ask_all() -> list[httpx.Response]:
+            async with httpx.AsyncClient() as http:
+                return list(await asyncio.gather(*(http.post(url + CHAT, json=body, timeout=30) for _ in range(3))))
+
+        answers = sorted(asyncio.run(ask_all()), key=lambda answer: answer.status_code)
+        assert [answer.status_code for answer in answers] in ([429, 503, 504], [429, 504, 504])
+        assert error_of(answers[-1])["code"] == "deadline_exceeded"
+        assert (service.gate.num_inside, service.gate.num_waiting) == (0, 0)
+        wait_until(lambda: service._proposer.client._in_flight == 0, "it did not let go")  # type: ignore[attr-defined]
 
 
 def test_a_deadline_gives_the_best_answer_so_far_and_marks_it() -> None:

@@ -5,7 +5,7 @@ server's affair: tools, images, several choices, its own streaming.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from arts.net.client import Client
 from arts.serve.errors import ApiError, invalid, of_exception
@@ -36,8 +36,12 @@ class PassThrough:
             raise of_exception(error) from error
         return answer
 
-    async def stream(self, path: str, body: Body) -> EventStream:
-        """The server's own events. Raises ApiError where it answers with an error; later ones are events."""
+    async def stream(self, path: str, body: Body, leave: Callable[[], object]) -> EventStream:
+        """The server's own events. Raises ApiError where it answers with an error; later ones are events.
+
+        Args:
+            leave: called when the stream is over, however that came about.
+        """
         parts: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(_PARTS_AHEAD)
         ours = asyncio.get_running_loop()
 
@@ -55,7 +59,7 @@ class PassThrough:
 
         pumping = self._client.start(pump(self._body(body)))
         try:
-            return EventStream(_rest(await _next(parts), parts), pumping.cancel)
+            return EventStream(_rest(await _next(parts), parts), lambda: (pumping.cancel(), leave()))
         except BaseException:
             pumping.cancel()
             raise
