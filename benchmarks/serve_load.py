@@ -54,6 +54,8 @@ class Load:
     memory_mb: list[float] = field(default_factory=list)
     "of the server, after every tenth of the requests"
     wall_s: float = 0.0
+    cpu_ms: float | None = None
+    "of the server, a request: the figure that other work on the machine changes least"
 
     def quantile_ms(self, share: float) -> float:
         return 1000 * float(np.quantile(self.seconds, share))
@@ -62,6 +64,8 @@ class Load:
         yield f"  {sum(self.codes.values())} requests in {self.wall_s:.1f} s: {dict(self.codes.most_common())}"
         times = f"median {self.quantile_ms(0.5):.0f} ms, p99 {self.quantile_ms(0.99):.0f} ms"
         yield f"  {times}; {len(self.wrong)} wrong answers"
+        if self.cpu_ms is not None:
+            yield f"  {self.cpu_ms:.1f} ms of processor time a request"
         if self.memory_mb:
             yield "  memory, MB: " + " ".join(f"{size:.0f}" for size in self.memory_mb)
 
@@ -128,6 +132,11 @@ def memory_mb(pid: int) -> float:
     return next(int(row.split()[1]) / 1024 for row in rows if row.startswith("VmRSS"))
 
 
+def cpu_s(pid: int) -> float:
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def check(prompt: str, answer: dict[str, Any]) -> str | None:
     """What is wrong with an answer of `arts serve`; None: nothing."""
     text, said, tree = answer["choices"][0]["message"]["content"], answer["arts"], toy_tree(TASK.parse(prompt))
@@ -145,7 +154,7 @@ async def run(port: int, *, clients: int, requests: int, searched: bool, pid: in
     """Ask so often, so many at a time; straight to the fake server where nothing is searched."""
     load, prompts, rng = Load(), iter(range(requests)), random.Random(0)
     order = [f"toy 3x3 seed {rng.randrange(NUM_PROBLEMS)}" for _ in range(requests)]
-    started = time.monotonic()
+    started, cpu_before = time.monotonic(), cpu_s(pid) if pid is not None else 0.0
 
     async def client(http: aiohttp.ClientSession) -> None:
         for number in prompts:
@@ -167,15 +176,17 @@ async def run(port: int, *, clients: int, requests: int, searched: bool, pid: in
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as http:
         await asyncio.gather(*(client(http) for _ in range(clients)))
     load.wall_s = time.monotonic() - started
+    if pid is not None:
+        load.cpu_ms = 1000 * (cpu_s(pid) - cpu_before) / requests
     return load
 
 
 def measure_cost(clients: int, requests: int) -> tuple[Load, Load]:
     """Straight to the fake server, and through `arts serve`; no faults."""
-    with fake_server({}) as upstream, arts_serve(upstream, clients) as (port, _):
+    with fake_server({}) as upstream, arts_serve(upstream, clients) as (port, pid):
         asyncio.run(run(port, clients=clients, requests=2 * clients, searched=True))
         straight = asyncio.run(run(upstream, clients=clients, requests=requests, searched=False))
-        return straight, asyncio.run(run(port, clients=clients, requests=requests, searched=True))
+        return straight, asyncio.run(run(port, clients=clients, requests=requests, searched=True, pid=pid))
 
 
 def measure_faults(clients: int, requests: int) -> Load:

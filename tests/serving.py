@@ -4,7 +4,8 @@ import asyncio
 import math
 import re
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ from arts.search.whole_path import WholePathScorer
 from arts.serve.app import build_app
 from arts.serve.limits import Limits
 from arts.serve.plan import Offer
+from arts.serve.run import GracefulServer
 from arts.serve.service import Service
 from arts.tasks.toy import ToyTask, toy_tree
 from arts.tree import Problem
@@ -33,11 +35,12 @@ HTTP = httpx.Client(timeout=30, verify=False)  # one for all: each reads the cer
 
 
 @contextmanager
-def running(app: ASGIApp) -> Iterator[str]:
-    """The address of an application that runs until the block ends."""
+def running(app: ASGIApp, service: Service, *, servers: list[uvicorn.Server] | None = None) -> Iterator[str]:
+    """The address of an application that runs until the block ends, or until its server is told to."""
     port = free_port()
-    config = uvicorn.Config(app, port=port, log_level="critical", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
+    server = GracefulServer(uvicorn.Config(app, port=port, log_level="critical"), service, shutdown_s=1)
+    if servers is not None:
+        servers.append(server)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     until_started(server)
@@ -94,6 +97,7 @@ def served(
     *,
     then: dict[str, Any] | None = None,
     app: dict[str, Any] | None = None,
+    servers: list[uvicorn.Server] | None = None,
     **parts: Any,
 ) -> Iterator[tuple[Running, Service, str]]:
     """The fake server, the service before it, and its address.
@@ -108,8 +112,15 @@ def served(
         service = upstream_service(upstream, **parts)
         for name, value in (then or {}).items():
             setattr(upstream.app.settings, name, value)
-        with running(build_app(service, **(app or {}))) as url:
+        with running(build_app(service, **(app or {})), service, servers=servers) as url:
             yield upstream, service, url
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
 
 
 @cache

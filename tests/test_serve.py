@@ -12,7 +12,7 @@ import openai
 import pytest
 from fake_server import Settings
 from servers import Running
-from serving import HTTP, TASK, client, exact_value, served, sums_scorer, toy_message
+from serving import HTTP, TASK, client, exact_value, served, sums_scorer, toy_message, wait_until
 
 from arts.search.strategies import STRATEGIES
 from arts.serve.names import listed_models, strategy_of_model
@@ -53,13 +53,6 @@ def lines(url: str, body: dict[str, Any]) -> Iterator[str]:
 
 def events(found: list[str]) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix(EVENT)) for line in found if line.startswith(EVENT)]
-
-
-def wait_until(is_so: Any, what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
 
 
 # --- models and answers -----------------------------------------------------------------------------------------------
@@ -378,9 +371,10 @@ def test_a_client_that_leaves_stops_the_requests_and_frees_its_place(stream: boo
         wait_until(lambda: service.gate.num_inside == 0, "its place is still taken")
         wait_until(lambda: not service.engine._tickets, "the search still runs")
         wait_until(lambda: upstream.app.in_flight == 0, "requests are still in flight")
+        time.sleep(0.3)  # the fake server goes on with what it was sent before
         sent = len(upstream.app.rows)
         time.sleep(0.3)
-        assert len(upstream.app.rows) == sent < 64
+        assert len(upstream.app.rows) == sent < 16
         assert service.engine._loop._flying == {}  # type: ignore[attr-defined]
         answer = client(url).chat.completions.create(model="arts-best-of-1", messages=toy_message())
         assert answer.choices[0].message.content  # and others are served

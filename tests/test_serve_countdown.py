@@ -25,7 +25,7 @@ NUM_PROBLEMS = 40
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     service = build_service("countdown", "countdown", build_task("countdown"), sampling=Sampling(), limits=Limits())
-    with running(build_app(service)) as address:
+    with running(build_app(service), service) as address:
         yield address
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import httpx
@@ -13,11 +13,12 @@ import openai
 import pytest
 from fake_server import FAULTS, Settings
 from servers import Running
-from serving import HTTP, client, served, toy_message
+from serving import HTTP, client, served, toy_message, wait_until
 from typer.testing import CliRunner
 
 from arts.cli import app as command
 from arts.cli.serve import check_host, read_keys
+from arts.serve.events import EventStream
 from arts.serve.limits import Limits
 from arts.serve.service import Service
 from arts.tree import Problem, Verdict
@@ -281,6 +282,22 @@ def test_who_finds_the_line_full_is_told_when_to_come_again() -> None:
         assert HTTP.post(url + CHAT, json=BODY).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_base_model_has_its_turn_and_its_time_too(stream: bool) -> None:
+    body = {"model": "toy", "messages": toy_message(), "max_tokens": 9, "stream": stream}
+    with served(then={"latency_s": 0.6}, max_active=1, max_waiting=1, deadline_s=0.3) as (_, service, url):
+
+        async def ask_all() -> list[httpx.Response]:
+            async with httpx.AsyncClient() as http:
+                return list(await asyncio.gather(*(http.post(url + CHAT, json=body, timeout=30) for _ in range(3))))
+
+        answers = sorted(asyncio.run(ask_all()), key=lambda answer: answer.status_code)
+        assert [answer.status_code for answer in answers] in ([429, 503, 504], [429, 504, 504])
+        assert error_of(answers[-1])["code"] == "deadline_exceeded"
+        assert (service.gate.num_inside, service.gate.num_waiting) == (0, 0)
+        wait_until(lambda: service._proposer.client._in_flight == 0, "it did not let go")  # type: ignore[attr-defined]
+
+
 def test_a_deadline_gives_the_best_answer_so_far_and_marks_it() -> None:
     with served(Settings(n=False, capacity=2), then={"latency_s": 0.05}) as (_, service, url):
         body = {**BODY, "arts": {"strategy": "self-consistency:n=200,window=2,sure=2", "deadline_s": 0.5}}
@@ -367,21 +384,52 @@ def test_a_model_server_that_comes_back_is_used_again() -> None:
 
 
 def test_ending_the_server_gives_those_inside_what_there_is() -> None:
-    with served(Settings(n=False, capacity=2), then={"latency_s": 0.05}) as (_, service, url):
+    """After the time that they are given; who comes later finds no server."""
+    servers: list[Any] = []
+    with served(Settings(n=False, capacity=2), then={"latency_s": 0.05}, servers=servers) as (_, _, url):
         body = {**BODY, "arts": {"strategy": "self-consistency:n=200,window=2,sure=2"}}
 
         async def ask() -> httpx.Response:
             async with httpx.AsyncClient() as http:
                 asking = asyncio.ensure_future(http.post(url + CHAT, json=body, timeout=30))
                 await asyncio.sleep(0.5)
-                await asyncio.to_thread(service.engine.close)
+                servers[0].should_exit = True
                 return await asking
 
         answer = asyncio.run(ask())
         assert (answer.status_code, answer.json()["arts"]["stopped"]) == (200, "closed")
-        refused = HTTP.post(url + CHAT, json=body)
+        assert answer.json()["arts"]["cut_short"]
+        with pytest.raises(httpx.TransportError):
+            HTTP.post(url + CHAT, json=body)
+
+
+def test_an_engine_that_ended_is_seen_from_outside() -> None:
+    with served() as (_, service, url):
+        service.engine.close()
+        refused = HTTP.post(url + CHAT, json=BODY)
         assert (refused.status_code, error_of(refused)["code"]) == (503, "shutting_down")
         assert HTTP.get(f"{url}/healthz").status_code == 503
+
+
+def test_a_stream_that_nobody_began_to_read_leaves_nothing_behind() -> None:
+    """Its client went before the first event: a generator that never started cleans nothing up by itself."""
+    left = []
+
+    async def never() -> AsyncGenerator[bytes, None]:
+        yield b"never"
+
+    async def send(_: Any) -> None:
+        raise OSError("the client is gone")
+
+    async def receive() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def answer() -> None:
+        with pytest.raises(OSError, match="gone"):
+            await EventStream(never(), lambda: left.append(True))({"type": "http"}, receive, send)  # type: ignore[arg-type]
+
+    asyncio.run(answer())
+    assert left == [True]
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ import ipaddress
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arts.build import is_server
+from arts.build import is_server, needs_torch
 from arts.cli.shared import (
     BASE,
     DEVICE,
@@ -69,18 +70,9 @@ def serve_command(
     See docs/serve.md. Keys that clients must send are read from the environment variable ARTS_SERVE_KEYS, separated by
     blanks or commas.
     """
-    try:
-        import uvicorn
-
-        from arts.serve.app import build_app
-        from arts.serve.limits import Limits
-    except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "uvicorn", "starlette", "prometheus_client", "pydantic", "anyio"):
-            raise
-        raise ValueError('`arts serve` needs more libraries: pip install "arts-llm[serve]"') from error
-    from arts.build import build_task, needs_torch
+    check_installed()
     from arts.proposers.sampling import Sampling
-    from arts.tasks.conversation import ConversationTask
+    from arts.serve.limits import Limits
 
     keys = read_keys()
     local = check_host(host, keys)
@@ -91,28 +83,67 @@ def serve_command(
         max_budget_tokens=max_budget_tokens,
         max_body_bytes=max_body_bytes,
     )
-    shipped = proposer in SHIPPED_PROPOSERS
-    task_name = task or (proposer if shipped else None)
-    cut = separator.replace("\\n", "\n")
-    chosen = build_task(task_name) if task_name else ConversationTask(step_separator=cut, max_new_tokens=max_new_tokens)
-    scorer = verifier or (proposer if shipped and proposer in SHIPPED_VERIFIERS else None)
     sampling = Sampling(temperature=temperature, top_p=top_p)
+    scorer = verifier or (proposer if proposer in SHIPPED_VERIFIERS else None)
+    chosen = task_of(task, proposer, separator=separator, max_new_tokens=max_new_tokens)
     use_torch_threads(threads, needed=needs_torch_to_draw(proposer) or (scorer is not None and needs_torch(scorer)))
     service = build_service(
         proposer, scorer, chosen, sampling=sampling, limits=limits, backbone=backbone, device=device
     )
-    start_log()
-    print(f"serving {service.offer.base_model} on http://{host}:{port}/v1", file=sys.stderr, flush=True)
-    uvicorn.run(
-        build_app(service, keys=keys, origins=allow_origin or (), local_only=local and not keys),
+    listen(service, host, port, keys=keys, origins=allow_origin or (), local=local, shutdown_s=shutdown_s)
+
+
+def check_installed() -> None:
+    """Raises ValueError where the libraries of the extra `serve` are not there."""
+    try:
+        import arts.serve.run  # noqa: F401 (and all that it imports)
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn", "starlette", "prometheus_client", "pydantic", "anyio"):
+            raise
+        raise ValueError('`arts serve` needs more libraries: pip install "arts-llm[serve]"') from error
+
+
+def task_of(name: str | None, proposer: str, *, separator: str, max_new_tokens: int) -> "Task":
+    """The task that was named, that of a shipped proposer, or conversations."""
+    from arts.build import build_task
+    from arts.tasks.conversation import ConversationTask
+
+    if name is None and proposer in SHIPPED_PROPOSERS:
+        name = proposer
+    if name is not None:
+        return build_task(name)
+    return ConversationTask(step_separator=separator.replace("\\n", "\n"), max_new_tokens=max_new_tokens)
+
+
+def listen(
+    service: "Service",
+    host: str,
+    port: int,
+    *,
+    keys: Sequence[str],
+    origins: Sequence[str],
+    local: bool,
+    shutdown_s: int,
+) -> None:
+    """Answer requests until the process is told to end."""
+    import uvicorn
+
+    from arts.serve.app import build_app
+    from arts.serve.run import GracefulServer
+
+    limits = service.offer.limits
+    config = uvicorn.Config(
+        build_app(service, keys=keys, origins=origins, local_only=local and not keys),
         host=host,
         port=port,
         access_log=False,  # ours has request ids
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=shutdown_s,
-        limit_concurrency=2 * (max_active + max_waiting) + 64,
+        limit_concurrency=2 * (limits.max_active + limits.max_waiting) + 64,
     )
+    start_log()
+    print(f"serving {service.offer.base_model} on http://{host}:{port}/v1", file=sys.stderr, flush=True)
+    GracefulServer(config, service, shutdown_s).run()
 
 
 def build_service(

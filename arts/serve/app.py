@@ -83,13 +83,14 @@ def _add_generation(app: FastAPI, service: Service) -> None:
         body: Body = await request.json()
         if is_passed_through(call, service.offer) and service.pass_through is not None:
             if call.stream:
-                return EventStream(await with_client(request, service.pass_through.stream(_PATHS[kind], body)))
-            return JSONResponse(await with_client(request, service.pass_through.whole(_PATHS[kind], body)))
+                return await with_client(request, service.pass_stream(_PATHS[kind], body))
+            return JSONResponse(await with_client(request, service.pass_whole(_PATHS[kind], body)))
         wanted = plan(call, body, service.offer)
         with_usage = bool(call.stream_options and call.stream_options.include_usage)
         form = Form(kind, call.model, with_usage=with_usage)
         if call.stream:
-            return EventStream(form.pieces(service.stream(wanted, service.gate.join())))
+            place = service.gate.join()
+            return EventStream(form.pieces(service.stream(wanted, place)), place.leave)
         return JSONResponse(form.whole(await with_client(request, service.answer(wanted))))
 
     @app.post("/v1/chat/completions", responses=_ERRORS)

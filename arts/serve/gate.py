@@ -57,6 +57,7 @@ class Place:
     def __init__(self, gate: Gate, turn: "asyncio.Future[None] | None") -> None:
         self._gate, self._turn = gate, turn
         self._entered_at: float | None = None
+        self._is_left = False
 
     @property
     def waits(self) -> bool:
@@ -70,10 +71,16 @@ class Place:
                 raise ApiError(503, "it was not your turn in time", code="queue_timeout", retry_after_s=2)
         self._entered_at = time.monotonic()
 
+    def leave(self) -> None:
+        """Let the next one in; a second time does nothing."""
+        if not self._is_left:
+            self._is_left = True
+            self._gate.leave(self._turn, self._entered_at)
+
     def __enter__(self) -> "Place":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._gate.leave(self._turn, self._entered_at)
+        self.leave()

@@ -5,12 +5,11 @@ server's affair: tools, images, several choices, its own streaming.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Callable
 
 from arts.net.client import Client
 from arts.serve.errors import ApiError, invalid, of_exception
-from arts.serve.events import data
+from arts.serve.events import EventStream, data
 from arts.serve.schema import Body
 
 _PARTS_AHEAD = 16  # what may be read from the server before the client has taken it
@@ -37,8 +36,12 @@ class PassThrough:
             raise of_exception(error) from error
         return answer
 
-    async def stream(self, path: str, body: Body) -> AsyncGenerator[bytes, None]:
-        """The server's own events. Raises ApiError where it answers with an error; later ones are events."""
+    async def stream(self, path: str, body: Body, leave: Callable[[], object]) -> EventStream:
+        """The server's own events. Raises ApiError where it answers with an error; later ones are events.
+
+        Args:
+            leave: called when the stream is over, however that came about.
+        """
         parts: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(_PARTS_AHEAD)
         ours = asyncio.get_running_loop()
 
@@ -56,7 +59,7 @@ class PassThrough:
 
         pumping = self._client.start(pump(self._body(body)))
         try:
-            return _rest(await _next(parts), parts, pumping)
+            return EventStream(_rest(await _next(parts), parts), lambda: (pumping.cancel(), leave()))
         except BaseException:
             pumping.cancel()
             raise
@@ -70,17 +73,13 @@ async def _next(parts: "asyncio.Queue[bytes | Exception | None]") -> bytes | Non
     return part
 
 
-async def _rest(
-    part: bytes | None, parts: "asyncio.Queue[bytes | Exception | None]", pumping: "Future[None]"
-) -> AsyncGenerator[bytes, None]:
+async def _rest(part: bytes | None, parts: "asyncio.Queue[bytes | Exception | None]") -> AsyncGenerator[bytes, None]:
     try:
         while part is not None:
             yield part
             part = await _next(parts)
     except ApiError as error:
         yield data(error.body)
-    finally:
-        pumping.cancel()
 
 
 def _as_object(answer: Body) -> Body:

@@ -19,12 +19,13 @@ from arts.search.path_scores import PathScores
 from arts.search.program import Search
 from arts.serve.answer import Answer, Row, answer_of, usage_of
 from arts.serve.errors import ApiError, closing, late, of_stop
-from arts.serve.events import KEEP_ALIVE, comment
+from arts.serve.events import KEEP_ALIVE, EventStream, comment
 from arts.serve.gate import Gate, Place
 from arts.serve.metrics import Metrics
 from arts.serve.passthrough import PassThrough
 from arts.serve.plan import Offer, Plan
 from arts.serve.progress import Progress
+from arts.serve.schema import Body
 
 P = TypeVar("P", bound=Program)
 KEEP_ALIVE_S = 10.0
@@ -102,6 +103,33 @@ class Service:
                 searching.cancel()
                 with suppress(asyncio.CancelledError, ApiError):
                     await searching
+
+    async def pass_whole(self, path: str, body: Body) -> Body:
+        """An answer of the server behind us, in its turn and in time. Raises ApiError."""
+        assert self.pass_through is not None
+        limit = self.offer.limits.deadline_s
+        with self.gate.join() as place:
+            await place.enter(limit)
+            try:
+                async with asyncio.timeout(limit):
+                    return await self.pass_through.whole(path, body)
+            except TimeoutError as error:
+                raise late(limit) from error
+
+    async def pass_stream(self, path: str, body: Body) -> EventStream:
+        """The same as a stream, which keeps its place until it is over; the deadline is for its beginning."""
+        assert self.pass_through is not None
+        limit, place = self.offer.limits.deadline_s, self.gate.join()
+        try:
+            await place.enter(limit)
+            async with asyncio.timeout(limit):
+                return await self.pass_through.stream(path, body, place.leave)
+        except TimeoutError as error:
+            place.leave()
+            raise late(limit) from error
+        except BaseException:
+            place.leave()
+            raise
 
     async def score(self, requests: list[ScoreRequest]) -> tuple[ScoreReply, ...]:
         """Scores of paths by the verifier. Raises ApiError."""
