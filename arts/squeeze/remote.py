@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from arts.net.client import Client, RequestFailed
 from arts.proposers.capabilities import LocalTokenizer, chat_messages
 from arts.squeeze.paths import finished_paths
-from arts.tree import ReasoningTree
+from arts.tree import Problem, ReasoningTree
 
 _INSTEAD = (
     "score local folders instead, or compare two sets of rollouts, which need no log-probabilities: "
@@ -46,7 +46,7 @@ class RemoteLikelihood:
             )
         self.client, self.model, self.tokenizer, self.name, self.system = client, model, tokenizer, name, system
         self.tokenizer_fingerprint = tokenizer.fingerprint
-        ids = tokenizer.prompt_ids(chat_messages("1 2 3", system))
+        ids = tokenizer.prompt_ids(chat_messages(Problem("?", "1 2 3"), system))
         client.in_a_hurry = True
         try:
             client.run(self._check([*ids, *ids]))
@@ -80,7 +80,7 @@ class RemoteLikelihood:
         async def one(tree: ReasoningTree) -> list[float]:
             nonlocal num_done
             node_ids = self.tokenizer.node_ids(tree)
-            prompt = self.tokenizer.prompt_ids(chat_messages(tree.problem.prompt, self.system))
+            prompt = self.tokenizer.prompt_ids(chat_messages(tree.problem, self.system))
             paths = [[node.id for node in tree.path(leaf.id)] for leaf in finished_paths(tree)]
             rows = [[*prompt, *(token for node in path for token in node_ids[node])] for path in paths]
             scores = await asyncio.gather(*(self._ask(row, len(prompt)) for row in rows))
