@@ -50,8 +50,9 @@ test5=(search test-5 countdown:5 test 1500)
 "${test5[@]}" --budget-tokens 1200 $(each best-of-n arts)
 verifier=$solver
 ceiling=(search ceiling-4 countdown test 1500)
-"${ceiling[@]}" --budget-tokens 300 $(each best-of-n arts beam:width=2,expand=2 rebase:n=8)
-"${ceiling[@]}" --budget-tokens 600 --budget-tokens 1200 $(each best-of-n arts)
+"${ceiling[@]}" "${seeds[@]}" --budget-tokens 300 $(each best-of-n arts beam:width=2,expand=2 rebase:n=8)
+"${ceiling[@]}" "${seeds[@]}" --budget-tokens 432 $(each best-of-n arts beam:width=3,expand=3 rebase:n=12)
+"${ceiling[@]}" "${seeds[@]}" --budget-tokens 600 --budget-tokens 1200 $(each best-of-n arts)
 
 # 4. What is rare: 64 independent draws of the same problems. Then tables and plot.
 for size in 4 5; do
