@@ -47,13 +47,13 @@ $python -m arts train "${trees[@]}" "${dense[@]}" "${pass[@]}" --validation-shar
 cp -r "$out/verifier/." arts/models/countdown-verifier/
 
 # 4. Test problems that no earlier verifier was measured on, once: pools without forks, and the table.
-pool=(--proposer countdown --split test --pivots none --num-samples 16 --first-problem 2000)
-$python -m arts collect --task countdown "${pool[@]}" --num-problems 500 --out "$out/test"
+pool=(--proposer countdown --split test --pivots none --num-samples 16)
+$python -m arts collect --task countdown "${pool[@]}" --first-problem 2000 --num-problems 500 --out "$out/test"
 $python -m arts evaluate --trees "$out/test" --verifier countdown --out "$out/evaluation"
 mkdir -p results
 cp "$out/evaluation/draws.jsonl" results/countdown-test.jsonl
 $python recipes/readme_table.py --write
-for n in 3 5 6; do
-    $python -m arts collect --task "countdown:$n" "${pool[@]}" --num-problems 200 --out "$out/test-$n"
+for n in 3 5; do
+    $python -m arts collect --task "countdown:$n" "${pool[@]}" --first-problem 200 --num-problems 200 --out "$out/test-$n"
     $python -m arts evaluate --trees "$out/test-$n" --verifier countdown --out "$out/evaluation-$n"
 done

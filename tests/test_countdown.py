@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arts.protocols import Split, Task
+from arts.tasks import countdown
 from arts.tasks.countdown import (
     DIFFICULTIES,
     CountdownProblem,
@@ -265,6 +266,13 @@ def test_a_trace_with_one_character_changed_is_right_only_where_it_says_the_same
     if check(problem, changed) == "":  # like 2*2=4 for 2+2=4
         assert answer_key(problem, changed) in solutions(problem)
         assert set(changed) - set(trace) <= set("+-*/")
+
+
+def test_a_stream_ends_where_there_is_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(countdown, "_MOST_IN_VAIN", 300)
+    texts = [problem.text for problem in sample_problems(0, "test", 3)]
+    assert 100 < len(texts) < 460  # of the 453 there are
+    assert len(set(texts)) == len(texts)
 
 
 def test_splits_never_overlap_for_any_seed_and_number_of_numbers() -> None:

@@ -34,7 +34,7 @@ def test_problems_lost_and_gained() -> None:
     assert found.lost_problems == ("rare",) and found.gained_problems == ("never",)
     assert found.lost.value == found.gained.value == pytest.approx(1 / 3)
     assert found.extinct.value == pytest.approx(1 / 3)
-    assert found.lost_rare.value == pytest.approx(1 / 2)  # of `often` and `rare`, both with 1 or 2 right draws
+    assert found.lost_rare.value == pytest.approx(1.0)  # `rare` alone: half of four draws are no rarity
     # At two draws: often 5/6 against 1, rare 1/2 against 0, never 0 against 1/2.
     assert found.lost_half.value == pytest.approx(1 / 2 / 3)
     assert found.base.pass_at_k[2].value == pytest.approx((5 / 6 + 1 / 2) / 3)

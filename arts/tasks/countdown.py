@@ -21,6 +21,7 @@ from arts.tree import Problem, Verdict
 STEP_SEPARATOR = ";"
 MAX_INPUT = 15  # numbers of a problem are drawn from 1..15
 MAX_RESULT = 99  # every intermediate result lies in 1..99
+_MOST_IN_VAIN = 50_000
 MIN_TARGET, MAX_TARGET = 10, 60
 MAX_NUMBERS = 6  # more would make the exact solver slow, and no model here was shown them
 
@@ -124,13 +125,20 @@ def sample_trace(rng: random.Random, num_numbers: int) -> tuple[CountdownProblem
 
 
 def sample_problems(seed: int, split: Split, num_numbers: int = 4) -> Iterator[CountdownProblem]:
-    """Endless stream of distinct problems of one split; the first n are the same for every n."""
+    """Stream of distinct problems of one split; the first n are the same for every n.
+
+    A problem is drawn with its solution, so those with many solutions come early and later ones are harder. It ends when
+    `_MOST_IN_VAIN` draws in a row bring nothing new: with 3 numbers after some hundreds of test problems.
+    """
     rng = random.Random(f"countdown-{split}-{num_numbers}-{seed}")
     seen: set[str] = set()
-    while True:
+    in_vain = 0
+    while in_vain < _MOST_IN_VAIN:
         problem, _ = sample_trace(rng, num_numbers)
+        in_vain += 1
         if problem.split == split and problem.text not in seen:
             seen.add(problem.text)
+            in_vain = 0
             yield problem
 
 
