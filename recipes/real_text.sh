@@ -22,7 +22,7 @@ backbone=hf:$out/backbone/model
 $python -m arts import "$rollouts/game24_gpt4_cot100.json.gz" --folds 5 --out "$out/game24"
 $python -m arts import "$rollouts/amc23_llama3b_rl_step400_n50.json.gz" --folds 5 --num-samples 16 --out "$out/amc23"
 $python -m arts import "$rollouts/gsm8k_openai_gpt3_4systems.jsonl.gz" --pool --folds 5 --out "$out/gsm8k"
-$python -m arts import "$gym" --pool --folds 5 --out "$out/gym"
+$python -m arts import "$gym" --policy mistralai_mistral-small-3.1-24b-instruct --folds 5 --out "$out/gym"
 
 # 3. A head on the frozen backbone for each test fold; the last folds of the larger sets are not needed as tests.
 verify() { # SET FOLD TUNING EPOCHS
