@@ -46,7 +46,7 @@ def test_proposer_is_a_qwen2_model_of_the_promised_size() -> None:
 
 def test_verifier_has_the_default_objective_on_enough_problems_and_reads_the_shipped_proposer() -> None:
     card = json.loads((VERIFIER / "verifier.json").read_text())
-    assert card["objective"] == describe_objective(replace(DEFAULT_OBJECTIVE, leaf_weight=2.0))
+    assert card["objective"] == describe_objective(replace(DEFAULT_OBJECTIVE, leaf_weight=3.0))
     assert card["scale"]["inner_is_value"]
     assert card["result"]["num_trained_trees"] >= 8000
     verifier = load_verifier(VERIFIER)
