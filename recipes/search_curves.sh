@@ -33,6 +33,7 @@ seeds=(--seed 0 --seed 1 --seed 2)
 always=(best-of-n arts dts-star)
 "${test4[@]}" "${seeds[@]}" --budget-tokens 300 \
     $(each "${always[@]}" beam:width=2,expand=2 rebase:n=8,temperature=0.1 particle-filter:n=8)
+"${test4[@]}" "${seeds[@]}" --budget-tokens 432 $(each best-of-n arts beam:width=3,expand=3) # what best-of-16 takes
 "${test4[@]}" "${seeds[@]}" --budget-tokens 600 \
     $(each "${always[@]}" beam:width=4,expand=4 rebase:n=16,temperature=0.1 particle-filter:n=16)
 "${test4[@]}" "${seeds[@]}" --budget-tokens 1200 \

@@ -58,7 +58,7 @@ def ask_while_it_serves(arguments: list[str], problem: dict[str, str]) -> str:
     return answer.choices[0].message.content or ""
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_page_runs_from_a_server_and_a_file_to_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
