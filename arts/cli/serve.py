@@ -60,6 +60,7 @@ def serve_command(
     max_budget_tokens: Annotated[int, typer.Option(min=1, help="the most tokens a request may ask for")] = 100_000,
     max_body_bytes: Annotated[int, typer.Option(min=1, help="the largest request")] = 4 * 2**20,
     allow_origin: Annotated[list[str] | None, typer.Option(help="web page that may ask (CORS); repeat")] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="a page at / where people search and watch the tree grow")] = False,
     shutdown_s: Annotated[int, typer.Option(min=0, help="seconds for running searches when the server ends")] = 30,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
@@ -102,9 +103,12 @@ def serve_command(
         proposer, scorer, chosen, sampling=sampling, limits=limits, backbone=backbone, device=device
     )
     start_log()
-    print(f"serving {service.offer.base_model} on http://{host}:{port}/v1", file=sys.stderr, flush=True)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"serving {service.offer.base_model} on {address}/v1", file=sys.stderr, flush=True)
+    if ui:
+        print(f"the page: {address}/", file=sys.stderr, flush=True)
     uvicorn.run(
-        build_app(service, keys=keys, origins=allow_origin or (), local_only=local and not keys),
+        build_app(service, keys=keys, origins=allow_origin or (), local_only=local and not keys, with_page=ui),
         host=host,
         port=port,
         access_log=False,  # ours has request ids
