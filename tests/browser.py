@@ -1,4 +1,4 @@
-"""A headless Chromium for tests and screenshots: opens files, and notes what it was asked to load and complained of."""
+"""A headless Chromium for tests and screenshots: opens pages, and notes what it was asked to load and complained of."""
 
 import json
 import shutil
@@ -25,10 +25,10 @@ class Browser:
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
 
-    def open(self, page: Path, fragment: str = "") -> None:
-        """Load a page anew; changing only the part behind `#` would not."""
+    def open(self, page: Path | str, fragment: str = "") -> None:
+        """Load a file or an address anew; changing only the part behind `#` would not."""
         self.driver.get("about:blank")
-        self.driver.get(page.as_uri() + fragment)
+        self.driver.get((page if isinstance(page, str) else page.as_uri()) + fragment)
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)

@@ -87,7 +87,7 @@ def about(service: Service) -> dict[str, Any]:
     offer, scale = service.offer, service.scale
     task, limits = offer.task, offer.limits
     strategies = [
-        {"model": name, "about": IN_WORDS[strategy.id]}
+        {"model": name, "about": IN_WORDS[strategy.id], "scored": strategy.scores != "none"}
         for name in listed_models()
         if (strategy := strategy_of_model(name)) is not None and (offer.scored or strategy.scores == "none")
     ]

@@ -12,7 +12,8 @@ function treeOf(run) {
   const { columns } = run;
   const { kind, law, range } = state.offer.score;
   const flows = (columns.flows ?? []).slice(1).filter((flow) => flow !== null);
-  const flowRange = flows.length ? range ?? extent(flows, (flow) => flow) : null;
+  const { scored } = state.offer.strategies.find(({ model }) => model === run.asked.model);
+  const flowRange = (scored && range) || (flows.length ? extent(flows, (flow) => flow) : null);
   return buildTree(columns, { score: kind, law, flowRange, chosenBy: run.asked.model });
 }
 
@@ -20,6 +21,7 @@ function treeOf(run) {
 function open(run) {
   state.shown = run;
   byId("tree").classList.toggle("growing", run.state === "running" && !REDUCED.matches);
+  byId("intro").hidden = true;
   byId("tools").hidden = run.rows.length === 0;
   if (run.rows.length) {
     const tree = treeOf(run);
@@ -149,7 +151,7 @@ async function meetServer() {
   }
   const { offer } = state;
   showTrouble("");
-  byId("serving").textContent = `${offer.base_model}${offer.task ? ` · ${offer.task}` : ""}`;
+  byId("serving").textContent = [...new Set([offer.base_model, offer.task])].filter(Boolean).join(" · ");
   byId("strategy").replaceChildren(...offer.strategies.map(({ model }) => make("option", "", model, { value: model })));
   byId("strategy").value = offer.strategy;
   byId("budget").value = offer.budget_tokens;

@@ -29,7 +29,8 @@ function majorityParts(run, offer, choose) {
   if (!total) return [title, make("p", `waiting ${run.state}`, run.state === "running" ? "No finished solution yet." : "No finished solution.")];
   const [first, second] = votes;
   const row = run.rows[first.id];
-  const others = second ? `Next: ${plural(second.count, "vote")} for ${oneLine(second.answer)}.` : "All say the same.";
+  const next = second && `Next: ${plural(second.count, "vote")} for ${oneLine(second.answer)}.`;
+  const others = total > 1 && first.count === 1 ? "No two say the same; this one was first." : next ?? (total > 1 ? "All say the same." : "");
   return [
     title, answerButton(row, choose), share(first.count / total, `${first.count} of ${plural(total, "vote")}`, "votes"),
     checkerLine(row.verdict, offer, run.chosen && first.answer === run.chosen.answer), make("p", "hint", others),
@@ -70,6 +71,6 @@ function billParts(run) {
   return [
     make("h2", "", "Tokens"),
     make("dl", "", [...line("Proposer", "", generated, `${count(generated)}${budget}`), ...line("Verifier", "verified", verified, count(verified))]),
-    make("p", "hint", facts.join(" · ")),
+    make("p", "hint facts", facts.map((fact) => make("span", "", fact))),
   ];
 }
