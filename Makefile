@@ -39,7 +39,7 @@ test-browser: .venv/.dev-installed  ## report, tree viewer and live page in a he
 	@bash .ci/browser.sh
 	@$(BIN)/python -m pytest -m browser tests/test_browser.py tests/test_browser_live.py $(PYTEST_OPTIONS)
 
-screenshots: .venv/.dev-installed  ## the pictures of report and tree viewer in docs/images
+screenshots: .venv/.dev-installed  ## the pictures of report, tree viewer and live page in docs/images
 	@bash .ci/browser.sh
 	@$(BIN)/python recipes/screenshots.py
 

@@ -82,19 +82,25 @@ def test_a_tree_grows_an_answer_comes_and_a_second_search_is_stopped(
     browser.open(f"{url}/")
     browser.wait(READY)
     ask(browser, PROBLEM, "arts-beam")
-    counts, chosen = [], 0
+    counts, chosen = [], []
     while browser.run(f"return {RUNNING}"):
         counts.append(browser.count(".node"))
-        chosen += browser.count("#chosen-card .answer")
+        chosen.append(browser.count("#chosen-card .answer"))
     assert counts == sorted(counts) and len(set(counts)) >= 3  # steps are there before the end, and more follow
-    assert chosen == 0
+    assert chosen[0] == 0
     browser.wait("document.querySelectorAll('#chosen-card .answer').length === 1")
+    widths = browser.run(
+        "return [...document.querySelectorAll('.link')].map((one) => +one.getAttribute('stroke-width'))"
+    )
+    assert max(widths) > min(widths)  # flows
     assert browser.count(".node.chosen.selected") == 1 and browser.count(".node.on-path") == 3
     answer = browser.text("#chosen-card .answer")
     assert answer and browser.text("#said").startswith(f"Chosen: {answer}. Confidence ")
-    assert "confidence, by the verifier" in browser.text("#chosen-card")
+    assert "% confidence" in browser.text("#chosen-card")
     assert "the checker" in browser.text("#chosen-card") and "vote" in browser.text("#majority-card")
     assert "Proposer" in browser.text("#bills") and "Verifier" in browser.text("#bills")
+    browser.click("#majority-card .answer")
+    assert browser.count(".node.selected .mark") == 1
     browser.run("document.getElementById('budget').value = ''")
     ask(browser, "toy 3x3 seed 2", "arts-mcts")
     browser.wait("document.querySelectorAll('.node').length > 1")
@@ -182,3 +188,15 @@ def test_nothing_overflows(browser: Browser, slow: tuple[Service, str], width: i
     assert browser.run("return document.documentElement.scrollWidth") <= width
     if width > 760:
         assert browser.run("return document.getElementById('canvas').clientHeight") >= 240
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out_from_what_is_behind_them(browser: Browser, slow: tuple[Service, str], scheme: str) -> None:
+    browser.prefer(scheme)
+    browser.open(f"{slow[1]}/")
+    browser.wait(READY)
+    assert browser.hard_to_read() == []
+    ask(browser, PROBLEM, "arts-best-of-16")
+    browser.wait(f"!{RUNNING} && document.querySelectorAll('#chosen-card .answer').length === 1")
+    browser.wait("document.getAnimations().length === 0")
+    assert browser.hard_to_read() == []

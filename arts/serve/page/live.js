@@ -32,15 +32,15 @@ function open(run) {
     pane.clear();
   }
   showAround();
+  showRuns();
 }
 
 /** What stands around the tree of the run that is shown. */
 function showAround() {
   const run = state.shown;
-  showOutcome(run, state.offer, (id) => pane.goTo(pane.tree.nodes[id]));
+  showOutcome(run, state.offer);
   byId("to-chosen").disabled = !run.chosen;
   showTrouble(run.trouble);
-  showRuns();
 }
 
 /** The run has more to show. It is drawn at the next picture, and not before the last one has paid off. */
@@ -122,7 +122,7 @@ function showRuns() {
 
 function runButton(run) {
   const { state: how, said, asked, number: place } = run;
-  const outcome = { running: "…", stopped: "stopped", failed: "failed" }[how] ?? "done";
+  const outcome = { running: "…", stopped: "stopped", failed: "failed" }[how] ?? `${number(said.elapsed_s, 1)} s`;
   const verdict = said?.verdict;
   const mark = verdict ? [make("i", `mark ${verdict.correct ? "right" : "wrong"}`, verdict.correct ? MARKS.right : MARKS.wrong)] : [];
   const button = make("button", "past", [
@@ -191,6 +191,10 @@ function listen() {
     meetServer();
   });
   byId("strategy").addEventListener("change", describeStrategy);
+  byId("outcome").addEventListener("click", (event) => {
+    const button = event.target.closest(".answer");
+    if (button) pane.goTo(pane.tree.nodes[Number(button.dataset.node)]);
+  });
   byId("problem-text").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();

@@ -1,28 +1,36 @@
 // The chosen answer beside the majority's, and both bills. They are filled while a search runs, too.
 
-/** choose: what to do with a node's id that is clicked. */
-function showOutcome(run, offer, choose) {
+function showOutcome(run, offer) {
   byId("outcome").hidden = false;
-  byId("chosen-card").replaceChildren(...chosenParts(run, offer, choose));
-  byId("majority-card").replaceChildren(...majorityParts(run, offer, choose));
-  byId("bills").replaceChildren(...billParts(run));
+  refill(byId("chosen-card"), chosenParts(run, offer));
+  refill(byId("majority-card"), majorityParts(run, offer));
+  refill(byId("bills"), billParts(run));
 }
 
-function chosenParts(run, offer, choose) {
+/** Another content, where it is another one: a button that is replaced while it is pressed does nothing. */
+function refill(element, parts) {
+  const wanted = element.cloneNode(false);
+  wanted.append(...parts);
+  if (!wanted.isEqualNode(element)) element.replaceChildren(...wanted.childNodes);
+}
+
+function chosenParts(run, offer) {
   const title = make("h2", "", `Chosen by ${run.asked.model}`);
   if (!run.chosen) {
     const words = { running: "Searching …", stopped: "Stopped before anything was chosen.", failed: "Nothing was chosen." };
     return [title, make("p", `waiting ${run.state}`, words[run.state] ?? "")];
   }
   const { confidence, confidence_is, verdict, finished, stopped } = run.said;
-  const kind = confidence_is === "value" ? "confidence, by the verifier" : "share of the votes";
-  const parts = [title, answerButton(run.chosen, choose)];
-  if (confidence !== null) parts.push(share(confidence, `${percent(confidence)} ${kind}`));
+  const parts = [title, answerButton(run.chosen)];
+  if (confidence !== null) parts.push(share(confidence, `${surely(confidence)} ${confidence_is === "value" ? "confidence" : "of the votes"}`));
   parts.push(checkerLine(verdict, offer), make("p", "hint", finished ? WHY_STOPPED[stopped] : "No draw was finished; this is the first, cut off."));
   return parts;
 }
 
-function majorityParts(run, offer, choose) {
+/** A chance in percent that is not rounded up to certainty. */
+const surely = (chance) => (chance > 0.99 && chance < 1 ? `${number(100 * Math.min(chance, 0.999), 1)}%` : percent(chance));
+
+function majorityParts(run, offer) {
   const { votes } = run;
   const total = votes.reduce((sum, one) => sum + one.count, 0);
   const title = make("h2", "", total ? `Majority of ${plural(total, "vote")}` : "Majority");
@@ -32,13 +40,16 @@ function majorityParts(run, offer, choose) {
   const next = second && `Next: ${plural(second.count, "vote")} for ${oneLine(second.answer)}.`;
   const others = total > 1 && first.count === 1 ? "No two say the same; this one was first." : next ?? (total > 1 ? "All say the same." : "");
   return [
-    title, answerButton(row, choose), share(first.count / total, `${first.count} of ${plural(total, "vote")}`, "votes"),
+    title, answerButton(row), share(first.count / total, `${first.count} of ${plural(total, "vote")}`, "votes"),
     checkerLine(row.verdict, offer, run.chosen && first.answer === run.chosen.answer), make("p", "hint", others),
   ];
 }
 
-function answerButton(row, choose) {
-  return make("button", "answer", answerOf(row), { type: "button", title: "Show its path", onclick: () => choose(row.id) });
+/** An answer that leads to its node. */
+function answerButton(row) {
+  const button = make("button", "answer", answerOf(row), { type: "button", title: "Show its path" });
+  button.dataset.node = row.id;
+  return button;
 }
 
 /** A bar with words. */

@@ -65,7 +65,7 @@ class Run {
     if (this.state === "running") return "";
     const { confidence, verdict } = this.said;
     const words = [`Chosen: ${answerOf(this.chosen)}.`];
-    if (confidence !== null) words.push(`Confidence ${percent(confidence)}.`);
+    if (confidence !== null) words.push(`Confidence ${surely(confidence)}.`);
     if (verdict) words.push(verdict.correct ? "The checker agrees." : `The checker does not agree: ${verdict.reason}.`);
     const [first] = this.votes;
     if (first) words.push(first.answer === this.chosen.answer ? "The majority says the same." : `The majority says ${oneLine(first.answer)}.`);
