@@ -93,7 +93,7 @@ async function start() {
       onUsage: (usage) => (run.usage = usage),
     });
   } catch (error) {
-    run.end(signal.aborted ? "stopped" : "failed", signal.aborted ? "" : error.message);
+    if (!run.said) run.end(signal.aborted ? "stopped" : "failed", signal.aborted ? "" : error.message);
     if (error.status === 401) askForKey();
   }
   state.abort = null;
