@@ -35,11 +35,11 @@ demo: .venv/.demo-installed  ## collect, train, evaluate with the shipped model:
 test: .venv/.dev-installed  ## the tests: CPU, no network, minutes
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_OPTIONS)
 
-test-browser: .venv/.dev-installed  ## report and tree viewer in a headless Chromium, which is installed where that is allowed
+test-browser: .venv/.dev-installed  ## report, tree viewer and live page in a headless Chromium, which is installed where that is allowed
 	@bash .ci/browser.sh
-	@$(BIN)/python -m pytest -m browser tests/test_browser.py $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest -m browser tests/test_browser.py tests/test_browser_live.py $(PYTEST_OPTIONS)
 
-screenshots: .venv/.dev-installed  ## the pictures of report and tree viewer in docs/images
+screenshots: .venv/.dev-installed  ## the pictures of report, tree viewer and live page in docs/images
 	@bash .ci/browser.sh
 	@$(BIN)/python recipes/screenshots.py
 

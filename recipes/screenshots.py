@@ -1,4 +1,4 @@
-"""The pictures of the README: the tree viewer and a report, as a reader sees them.
+"""The pictures of the README: the tree viewer, a report and the live page, as a reader sees them.
 
     make screenshots          # installs Chromium where that is allowed, then runs this
 
@@ -9,15 +9,20 @@ WebP, of the best quality below `MAX_BYTES`.
 import base64
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from arts.build import build_proposer, build_scorer, build_task
+from arts.cli.serve import build_service
 from arts.collect import collect
 from arts.evaluate.groups import problem_groups
 from arts.evaluate.report import write_report
 from arts.evaluate.rows import read_rows
 from arts.evaluate.run import evaluate_trees
 from arts.pages.links import VIEW_FILE
+from arts.proposers.sampling import Sampling
+from arts.serve.app import build_app
+from arts.serve.limits import Limits
 from arts.sparse_deep_fork import CollectSettings
 from arts.view.page import View, write_view
 
@@ -25,11 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # the browser of the tests
 
 from browser import Browser, open_browser  # noqa: E402
+from serving import running  # noqa: E402
 
 OUT = ROOT / "docs" / "images"
 ROWS = ROOT / "results" / "countdown-test.jsonl"
 COMMAND = "arts evaluate --trees runs/countdown/test --verifier countdown --out runs/countdown/evaluation"
-SIZES = {"view": (1400, 620), "report": (1180, 690)}
+SIZES = {"view": (1400, 620), "report": (1180, 690), "live": (1400, 860)}
 MAX_BYTES = 120_000
 
 
@@ -49,6 +55,20 @@ def write_results(folder: Path) -> None:
     evaluation = evaluate_trees(trees, verifiers, difficulty=difficulty, command=COMMAND.split())
     groups = problem_groups(evaluation, trees, verifiers, difficulty=difficulty)
     write_report(evaluation, next(iter(verifiers.values())).trees, folder, groups=groups)
+
+
+def search_live(browser: Browser, url: str) -> None:
+    """A search on the page of `arts demo --ui`, until its answer is there."""
+    browser.open(f"{url}/")
+    browser.wait("document.getElementById('strategy').options.length > 0")
+    browser.run("document.getElementById('strategy').value = 'arts-rebase'")
+    browser.run("document.getElementById('strategy').dispatchEvent(new Event('change'))")
+    browser.click("#example")
+    browser.press("\ue007")  # Enter
+    deadline = time.monotonic() + 120
+    while not browser.count("#chosen-card .answer") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)  # until everything stands still
 
 
 def save_picture(browser: Browser, name: str) -> None:
@@ -76,6 +96,11 @@ def main() -> None:
         browser.resize(*SIZES["report"])
         browser.open(folder / "report.html")
         save_picture(browser, "report")
+        browser.resize(*SIZES["live"])
+        service = build_service("countdown", "countdown", build_task("countdown"), sampling=Sampling(), limits=Limits())
+        with running(build_app(service, with_page=True)) as url:
+            search_live(browser, url)
+            save_picture(browser, "live")
 
 
 if __name__ == "__main__":

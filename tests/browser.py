@@ -1,4 +1,4 @@
-"""A headless Chromium for tests and screenshots: opens files, and notes what it was asked to load and complained of."""
+"""A headless Chromium for tests and screenshots: opens pages, and notes what it was asked to load and complained of."""
 
 import json
 import shutil
@@ -18,6 +18,25 @@ _FLAGS = (
 )  # fmt: skip
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
+_LOW_CONTRAST = """
+const rgb = (color) => color.match(/[\\d.]+/g).map(Number);
+const light = (color) => rgb(color).slice(0, 3).map((c) => c / 255)
+    .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = (one) => {
+    const color = getComputedStyle(one).backgroundColor;
+    return rgb(color)[3] === 0 ? behind(one.parentElement) : color;
+};
+const ratio = (one) => {
+    const [a, b] = [light(getComputedStyle(one).color), light(behind(one))].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+};
+return [...document.querySelectorAll("#app *")]
+    .filter((one) => [...one.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
+    .filter((one) => one.checkVisibility() && !one.closest(":disabled") && one.tagName !== "OPTION")
+    .filter((one) => ratio(one) < 4.5).map((one) => `${one.className || one.id || one.tagName} ${ratio(one)}`);
+"""
+
 
 class Browser:
     """One window."""
@@ -25,10 +44,10 @@ class Browser:
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
 
-    def open(self, page: Path, fragment: str = "") -> None:
-        """Load a page anew; changing only the part behind `#` would not."""
+    def open(self, page: Path | str, fragment: str = "") -> None:
+        """Load a file or an address anew; changing only the part behind `#` would not."""
         self.driver.get("about:blank")
-        self.driver.get(page.as_uri() + fragment)
+        self.driver.get((page if isinstance(page, str) else page.as_uri()) + fragment)
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
@@ -60,6 +79,10 @@ class Browser:
         """`light` or `dark`."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def hard_to_read(self) -> list[str]:
+        """Texts with less than 4.5 to 1 between them and what is behind them (WCAG AA)."""
+        return list(self.run(_LOW_CONTRAST))
 
     def complaints(self) -> list[str]:
         """Errors and warnings of the console since the last call."""

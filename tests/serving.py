@@ -19,7 +19,8 @@ from starlette.types import ASGIApp
 
 from arts.build import build_proposer
 from arts.proposers.sampling import Sampling
-from arts.protocols import ScoreScale, StepScorer, Task
+from arts.proposers.table import TableProposer
+from arts.protocols import Proposer, Reply, Request, ScoreScale, StepScorer, Task
 from arts.score_function import FunctionScorer
 from arts.search.whole_path import WholePathScorer
 from arts.serve.app import build_app
@@ -84,6 +85,31 @@ def upstream_service(
         task=task,
         base_model=name,
         upstream=True,
+        sampling=Sampling(),
+        scored=scorer is not None,
+        limits=Limits(**limits),
+    )
+    return Service(offer, proposer, scorer)
+
+
+class SlowTable(TableProposer):
+    """Toy steps, a moment later."""
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__()
+        self.delay_s = delay_s
+
+    def propose(self, requests: Sequence[Request]) -> list[Reply]:
+        time.sleep(self.delay_s)
+        return super().propose(requests)
+
+
+def local_service(proposer: Proposer, task: Task = TASK, scorer: StepScorer | None = None, **limits: Any) -> Service:
+    """Searches with a proposer of this process."""
+    offer = Offer(
+        task=task,
+        base_model="local",
+        upstream=False,
         sampling=Sampling(),
         scored=scorer is not None,
         limits=Limits(**limits),

@@ -342,24 +342,7 @@ def test_texts_stand_out_from_what_is_behind_them(browser: Browser, tmp_path: Pa
     browser.prefer(scheme)
     browser.open(shown(tmp_path, mixed_tree()))
     browser.wait(DRAWN)
-    low = browser.run("""
-        const rgb = (color) => color.match(/[\\d.]+/g).map(Number);
-        const light = (color) => rgb(color).slice(0, 3).map((c) => c / 255)
-            .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-            .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-        const behind = (one) => {
-            const color = getComputedStyle(one).backgroundColor;
-            return rgb(color)[3] === 0 ? behind(one.parentElement) : color;
-        };
-        const ratio = (one) => {
-            const [a, b] = [light(getComputedStyle(one).color), light(behind(one))].sort((x, y) => y - x);
-            return (a + 0.05) / (b + 0.05);
-        };
-        return [...document.querySelectorAll("#app *")]
-            .filter((one) => [...one.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
-            .filter((one) => one.checkVisibility() && !one.closest(":disabled") && one.tagName !== "OPTION")
-            .filter((one) => ratio(one) < 4.5).map((one) => `${one.className || one.id || one.tagName} ${ratio(one)}`);
-    """)
+    low = browser.hard_to_read()
     browser.prefer("light")
     assert low == []
 

@@ -118,12 +118,12 @@ def test_latex_library_comes_along_only_where_there_is_latex() -> None:
 
 
 def test_libraries_are_named_with_version_and_licence() -> None:
-    licences = (ROOT / "arts" / "view" / "vendor" / "LICENSES.txt").read_text("utf-8")
-    build = (ROOT / "arts" / "view" / "vendor" / "build.sh").read_text("utf-8")
+    licences = (ROOT / "arts" / "pages" / "vendor" / "LICENSES.txt").read_text("utf-8")
+    build = (ROOT / "arts" / "pages" / "vendor" / "build.sh").read_text("utf-8")
     for library in ("d3-hierarchy", "temml"):
         version = re.search(rf"{library}@([\d.]+)", build)
         assert version is not None and f"{library} {version[1]}" in licences
-        head = (ROOT / "arts" / "view" / "vendor" / f"{library}.min.js").read_text("utf-8")[:80]
+        head = (ROOT / "arts" / "pages" / "vendor" / f"{library}.min.js").read_text("utf-8")[:80]
         assert version[1] in head and "LICENSES.txt" in head
 
 

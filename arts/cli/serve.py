@@ -61,6 +61,7 @@ def serve_command(
     max_budget_tokens: Annotated[int, typer.Option(min=1, help="the most tokens a request may ask for")] = 100_000,
     max_body_bytes: Annotated[int, typer.Option(min=1, help="the largest request")] = 4 * 2**20,
     allow_origin: Annotated[list[str] | None, typer.Option(help="web page that may ask (CORS); repeat")] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="a page at / where people search and watch the tree grow")] = False,
     shutdown_s: Annotated[int, typer.Option(min=0, help="seconds for running searches when the server ends")] = 30,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
@@ -90,7 +91,8 @@ def serve_command(
     service = build_service(
         proposer, scorer, chosen, sampling=sampling, limits=limits, backbone=backbone, device=device
     )
-    listen(service, host, port, keys=keys, origins=allow_origin or (), local=local, shutdown_s=shutdown_s)
+    origins = allow_origin or ()
+    listen(service, host, port, keys=keys, origins=origins, local=local, shutdown_s=shutdown_s, with_page=ui)
 
 
 def check_installed() -> None:
@@ -124,6 +126,7 @@ def listen(
     origins: Sequence[str],
     local: bool,
     shutdown_s: int,
+    with_page: bool,
 ) -> None:
     """Answer requests until the process is told to end."""
     import uvicorn
@@ -133,7 +136,7 @@ def listen(
 
     limits = service.offer.limits
     config = uvicorn.Config(
-        build_app(service, keys=keys, origins=origins, local_only=local and not keys),
+        build_app(service, keys=keys, origins=origins, local_only=local and not keys, with_page=with_page),
         host=host,
         port=port,
         access_log=False,  # ours has request ids
@@ -142,7 +145,10 @@ def listen(
         limit_concurrency=2 * (limits.max_active + limits.max_waiting) + 64,
     )
     start_log()
-    print(f"serving {service.offer.base_model} on http://{host}:{port}/v1", file=sys.stderr, flush=True)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"serving {service.offer.base_model} on {address}/v1", file=sys.stderr, flush=True)
+    if with_page:
+        print(f"the page: {address}/", file=sys.stderr, flush=True)
     GracefulServer(config, service, shutdown_s).run()
 
 

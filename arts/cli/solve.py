@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from arts.cli.serve import serve_command
 from arts.cli.shared import (
     BASE,
     DEVICE,
@@ -89,8 +90,18 @@ def solve_command(
 def demo_command(
     out: Annotated[Path, typer.Option(help="folder of the demo; emptied first")] = Path("runs/demo"),
     seed: int = 0,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="instead: a page where you type problems and watch the shipped models search")
+    ] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="of the page")] = 8000,
 ) -> None:
-    """The whole of ARTS in under three minutes: collect trees, train a verifier, choose on problems never seen."""
+    """The whole of ARTS in under three minutes: collect trees, train a verifier, choose on problems never seen.
+
+    With --ui, a server on this machine alone gives a page to try the shipped models on, until Ctrl-C.
+    """
+    if ui:
+        serve_command("countdown", port=port, ui=True)
+        return
     use_torch_threads(1)
     from arts.demo import run_demo
 

@@ -13,6 +13,12 @@ from importlib.resources import files
 
 # A page may use what it brings along and nothing else: no network, no frames, no scripts but those named by their hash.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_SERVED_POLICY = "; connect-src 'self'; img-src data:"
+# Browsers ask a server for an icon where a page brings none along.
+_ICON = (
+    "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16' fill='none' stroke='%232563eb' "
+    "stroke-linecap='round'><path stroke-width='3' d='M2 8C8 8 8 4 14 4'/><path d='M2 8C8 8 8 12 14 12'/></svg>"
+)
 
 
 class Markup(str):
@@ -65,13 +71,16 @@ def page(title: str, *body: str) -> str:
     )
 
 
-def document(title: str, body: Markup, *, styles: Sequence[str], scripts: Sequence[str] = ()) -> str:
+def document(
+    title: str, body: Markup, *, styles: Sequence[str], scripts: Sequence[str] = (), served: bool = False
+) -> str:
     """A whole page as the text of one file.
 
     Args:
         styles: texts of style sheets.
         scripts: texts of scripts. The page's policy names them by their hashes, so no other script can run on it,
             whatever the body holds.
+        served: a server gives the page, and its scripts may talk to that server, and to nobody else.
 
     Raises:
         ValueError: a script would end its own element.
@@ -82,11 +91,13 @@ def document(title: str, body: Markup, *, styles: Sequence[str], scripts: Sequen
     policy = _POLICY + "".join(
         [f"; script-src {' '.join(map(_script_hash, scripts))}; base-uri 'none'; form-action 'none'"] if scripts else []
     )
+    policy += _SERVED_POLICY if served else ""
+    icon = f'<link rel="icon" href="{escape(_ICON)}">\n' if served else ""
     return well_formed(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{element('title', title)}\n{element('style', Markup(''.join(styles)))}\n</head>\n"
+        f"{icon}{element('title', title)}\n{element('style', Markup(''.join(styles)))}\n</head>\n"
         f"<body>\n{body}\n{join(*(element('script', Markup(script)) for script in scripts))}</body>\n</html>\n"
     )
 

@@ -92,6 +92,7 @@ def node_row(search: Search, node: int, *, checks: bool) -> Row:
         "log_prior": step.log_prior if step else None,
         "draws": tree.num_draws[node],
         "stop": str(step.stop) if step else None,
+        "answer": tree.answer_key(node) if tree.is_answer(node) else None,
         "verdict": _verdict(search, node) if checks and tree.stop(node) is StopReason.EOS else None,
     }
 

@@ -1,4 +1,7 @@
-"""The routes: OpenAI's, /v1/score, /healthz, /metrics. What they do is in `service`, `plan`, `forms` and `scores`."""
+"""The routes: OpenAI's, /v1/score, /healthz, /metrics. What they do is in `service`, `plan`, `forms` and `scores`.
+
+With a page for people, that is at / (`ui`).
+"""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -23,8 +26,10 @@ from arts.serve.plan import is_passed_through, plan
 from arts.serve.schema import Body, ChatRequest, CompletionRequest, ScoreCall
 from arts.serve.scores import score
 from arts.serve.service import Service
+from arts.serve.ui import PAGE, add_page
 
 _PATHS = {"chat": "chat/completions", "text": "completions"}
+_HEALTH = "/healthz"
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
     for status, text in {
@@ -40,7 +45,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def build_app(
-    service: Service, *, keys: Sequence[str] = (), origins: Sequence[str] = (), local_only: bool = False
+    service: Service,
+    *,
+    keys: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    local_only: bool = False,
+    with_page: bool = False,
 ) -> ASGIApp:
     """The whole application; it closes the service when it ends.
 
@@ -48,6 +58,7 @@ def build_app(
         keys: any of them opens; none: everybody may come in.
         origins: web pages that may ask from a browser (CORS).
         local_only: requests must name this machine as their host.
+        with_page: / is a page where people search. It is given without a key, and asks for one.
     """
 
     @asynccontextmanager
@@ -63,6 +74,8 @@ def build_app(
     app.add_exception_handler(Exception, _failed)
     _add_generation(app, service)
     _add_others(app, service)
+    if with_page:
+        add_page(app, service)
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -73,7 +86,11 @@ def build_app(
         )
     routes = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     door = Door(
-        keys=tuple(keys), routes=routes, max_body_bytes=service.offer.limits.max_body_bytes, local_only=local_only
+        keys=tuple(keys),
+        routes=routes,
+        open_routes=frozenset({_HEALTH, PAGE} if with_page else {_HEALTH}),
+        max_body_bytes=service.offer.limits.max_body_bytes,
+        local_only=local_only,
     )
     return Guard(app, door, service.metrics)
 
@@ -120,7 +137,7 @@ def _add_others(app: FastAPI, service: Service) -> None:
         rows = [{"id": name, "object": "model", "created": started, "owned_by": "arts"} for name in names]
         return JSONResponse({"object": "list", "data": rows})
 
-    @app.get("/healthz", responses={503: _ERRORS[503]})
+    @app.get(_HEALTH, responses={503: _ERRORS[503]})
     async def health() -> Response:
         """200 while searches can be started."""
         alive = service.engine.is_alive

@@ -24,7 +24,6 @@ from arts.serve.metrics import Metrics
 logger = logging.getLogger("arts.serve")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _BODY_TIMEOUT_S = 60.0
-_OPEN = ("/healthz",)
 _LOCAL_HOSTS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.ASCII)
 
 
@@ -33,12 +32,14 @@ class Door:
     """Args:
     keys: any of them opens; none: everybody may come in.
     routes: known paths; all others count as one in metrics and log.
+    open_routes: those that need no key.
     local_only: bound to this machine without a key, so that a request must name it as its host: a web page that was
         sent to this address by a name of its own (DNS rebinding) is refused.
     """
 
     keys: Sequence[str]
     routes: frozenset[str]
+    open_routes: frozenset[str]
     max_body_bytes: int
     local_only: bool
 
@@ -46,7 +47,7 @@ class Door:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self.local_only and not _LOCAL_HOSTS.fullmatch(headers.get("host", "localhost").lower()):
             raise ApiError(403, "this server answers to localhost only", code="wrong_host")
-        if scope["path"] not in _OPEN and scope["method"] != "OPTIONS" and not self._has_key(headers):
+        if scope["path"] not in self.open_routes and scope["method"] != "OPTIONS" and not self._has_key(headers):
             raise ApiError(401, "no valid API key: send Authorization: Bearer KEY", code="invalid_api_key")
         if scope["method"] == "POST":
             # Also keeps web pages out: a browser asks before it sends JSON to another site.

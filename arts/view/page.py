@@ -9,13 +9,14 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from arts.pages.html import Markup, asset, data_block, document
 from arts.pages.links import Group, unique_keys
+from arts.pages.scripts import tree_scripts, tree_styles
 from arts.protocols import Aggregation, ScoreScale
 from arts.residuals import Law
 from arts.store import write_atomically
@@ -25,10 +26,7 @@ from arts.view.groups import groups_to_json, usual_groups
 
 _BLOCK_BYTES = 200_000  # of JSON: small enough to be read in milliseconds, large enough to compress well
 _LIST_CHARACTERS = 160  # of a prompt or a note in the list
-_SCRIPTS = (  # one scope, in this order
-    "format.js", "text.js", "model.js", "blocks.js", "layout.js", "canvas.js", "details.js", "problems.js", "route.js",
-    "keys.js", "main.js",
-)  # fmt: skip
+_SCRIPTS = ("blocks.js", "problems.js", "route.js", "keys.js", "main.js")
 # $..$, \(..\), \[..\] or one of the commands that solutions of mathematics are full of.
 _LATEX = re.compile(r"\$[^$\n]*[\\^_][^$\n]*\$|\\[(\[]|\\(?:d?frac|boxed|sqrt|begin|cdot|times|text)\b")
 
@@ -112,17 +110,9 @@ def render_view(view: View) -> str:
     return document(
         view.title,
         Markup("\n".join(body)),
-        styles=[asset("arts.pages", "base.css"), asset("arts.view", "page/view.css")],
-        scripts=list(_scripts(with_latex=any(map(_holds_latex, trees)))),
+        styles=tree_styles("arts.view", "view.css"),
+        scripts=tree_scripts("arts.view", _SCRIPTS, with_latex=any(map(_holds_latex, trees))),
     )
-
-
-def _scripts(*, with_latex: bool) -> Iterator[str]:
-    yield asset("arts.view", "vendor/d3-hierarchy.min.js")
-    if with_latex:
-        yield asset("arts.view", "vendor/temml.min.js")
-    ours = "\n".join(asset("arts.view", f"page/{name}") for name in _SCRIPTS)
-    yield f'(() => {{\n"use strict";\n{ours}\n}})();\n'
 
 
 def _holds_latex(tree: ReasoningTree) -> bool:

@@ -30,19 +30,12 @@ function fillHelp(dialog) {
   );
 }
 
-/** Call `actions[name](...)` for a key; true where the key meant something. */
-function pressKey(event, actions, isInTree) {
+/** What a letter does; undefined for other keys. */
+function actionOf(key, actions) {
   const letters = {
     j: () => actions.step(1), k: () => actions.step(-1), h: actions.goToChosen, r: actions.nextRight,
     n: () => actions.nextHit(1), p: () => actions.nextHit(-1), e: actions.unfoldAll, c: actions.foldAll,
     o: actions.toggleDense, "/": actions.search, "?": actions.help,
   };
-  const arrows = {
-    ArrowUp: () => actions.walk(-1), ArrowDown: () => actions.walk(1), ArrowRight: actions.inward, ArrowLeft: actions.outward,
-    Home: () => actions.walk(-Infinity), End: () => actions.walk(Infinity), Enter: actions.toggle, " ": actions.toggle,
-  };
-  const action = letters[event.key] ?? (isInTree ? arrows[event.key] : undefined);
-  if (!action) return false;
-  action();
-  return true;
+  return letters[key];
 }

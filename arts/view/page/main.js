@@ -1,13 +1,11 @@
 // Puts the parts together: what is open, what is selected, and what happens on clicks, keys and addresses.
 
-const state = {
-  place: -1, tree: null, selected: null, unfolded: new Set(), isDense: false,
-  group: "", order: "", query: "", places: [], opening: 0,
-};
-const canvas = new Canvas(byId("canvas"), byId("tree"));
-const list = new ProblemList(byId("list"), byId("list-plane"), (place) => openProblem(place));
-
+const state = { place: -1, group: "", order: "", query: "", places: [], opening: 0 };
+const SCALE = { score: INDEX.score, flowRange: INDEX.flow_range, law: INDEX.law, chosenBy: INDEX.chosen_by };
 const isHit = (node) => state.query !== "" && node.text.toLowerCase().includes(state.query.toLowerCase());
+const parts = { scroller: byId("canvas"), plane: byId("tree"), details: byId("details"), hover: byId("hover") };
+const pane = new TreePane(parts, { isHit, onSelect: afterSelection });
+const list = new ProblemList(byId("list"), byId("list-plane"), (place) => openProblem(place));
 
 // --- the tree ---------------------------------------------------------------------------------------------------------
 
@@ -16,26 +14,18 @@ async function openProblem(place, nodeId = null, { replace = false } = {}) {
   const turn = ++state.opening;
   const columns = await readColumns(place);
   if (turn !== state.opening) return;
-  const tree = buildTree(columns);
-  Object.assign(state, { place, tree, unfolded: firstUnfolded(tree), selected: tree.root });
-  showProblem();
-  redraw();
+  const tree = buildTree(columns, SCALE);
+  state.place = place;
+  showProblem(tree);
+  pane.show(tree);
   list.mark(place);
   const wanted = tree.nodes[nodeId] ?? (state.query ? tree.nodes.find(isHit) : undefined);
-  byId("canvas").scrollTo(0, 0);
-  select(wanted ?? firstSelected(tree), { isNew: true, replace, isSame: true });
+  pane.select(wanted ?? pane.firstSelected(), { isNew: true, replace, isSame: true });
   performance.mark("tree-drawn");
 }
 
-/** The chosen end where the whole tree is in sight, else where reading starts. */
-function firstSelected(tree) {
-  const { width, height } = state.layout;
-  const { clientWidth, clientHeight } = byId("canvas");
-  return tree.chosen && width <= clientWidth && height <= clientHeight ? tree.chosen : tree.root;
-}
-
-function showProblem() {
-  const { place, tree } = state;
+function showProblem(tree) {
+  const { place } = state;
   showText(byId("prompt"), tree.columns.prompt);
   const [right, draws] = [INDEX.right[place], INDEX.draws[place]];
   const facts = [`${right} of ${plural(draws, "draw")} right`, plural(INDEX.steps[place], "step")];
@@ -56,52 +46,17 @@ function showPlace() {
   byId("place").textContent = `${position < 0 ? "–" : position + 1} of ${state.places.length}`;
 }
 
-function redraw() {
-  const { clientWidth: width, clientHeight: height } = byId("canvas");
-  state.layout = layOut(state.tree, state.unfolded, state.isDense, { width, height });
-  canvas.show(state.layout, {
-    isDense: state.isDense, isHit,
-    isSelected: (node) => node === state.selected, isUnfolded: (node) => state.unfolded.has(node.id),
-  });
-}
-
-/**
- * Select a node, unfolding what hides it.
- * isSame: the picture stays as it is but for the selection, so that keys are quick in large trees.
- */
-function select(node, { isNew = false, replace = true, isSame = false } = {}) {
-  const isHidden = pathTo(node.parent).some((above) => !state.unfolded.has(above.id)) || !state.unfolded.has(0);
-  for (let above = node.parent; above; above = above.parent) state.unfolded.add(above.id);
-  state.selected = node;
-  if (isSame && !isHidden) canvas.markSelected();
-  else redraw();
-  canvas.reveal(node);
-  canvas.draw();
-  byId("tree").setAttribute("aria-activedescendant", `node-${node.id}`);
-  byId("hover").hidden = true;
-  showDetails(byId("details"), state.tree, node, goTo);
+/** The panel says where the page comes from, and the address where we are. isNew: a step back leads here again. */
+function afterSelection(node, { isNew = false, replace = true }) {
+  byId("details").append(...aboutPage());
   const route = routeOf(state.place, node, state.group);
   if (route !== location.hash) history[isNew && !replace ? "pushState" : "replaceState"](null, "", route);
 }
 
-const goTo = (node) => select(node, { isSame: true });
-
-function fold(node, isUnfolded) {
-  if (node.children.length === 0) return;
-  if (isUnfolded) state.unfolded.add(node.id);
-  else state.unfolded.delete(node.id);
-  select(node);
-}
-
-const toggle = (node) => fold(node, !state.unfolded.has(node.id));
-
-/** Go to the next node of a kind, round the end of the tree. */
-function goToNext(isWanted, direction) {
-  const found = preOrder(state.tree.root, allUnfolded(state.tree)).filter(isWanted);
-  if (found.length === 0) return;
-  const here = found.indexOf(state.selected);
-  const start = here < 0 && direction < 0 ? 0 : here;
-  goTo(found[(start + direction + found.length) % found.length]);
+function aboutPage() {
+  if (INDEX.about.length === 0) return [];
+  const pairs = INDEX.about.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", make("code", "", value))]);
+  return [make("h3", "", "This page"), make("dl", "about", pairs)];
 }
 
 const actions = {
@@ -111,39 +66,12 @@ const actions = {
     const next = places[position < 0 ? 0 : position + direction];
     if (next !== undefined) openProblem(next);
   },
-  walk(distance) {
-    const { ordered } = state.layout;
-    const position = ordered.indexOf(state.selected) + distance;
-    goTo(ordered[Math.min(ordered.length - 1, Math.max(0, position))]);
-  },
-  inward() {
-    const node = state.selected;
-    if (node.children.length === 0) return;
-    if (state.unfolded.has(node.id)) goTo(node.children[0]);
-    else fold(node, true);
-  },
-  outward() {
-    const node = state.selected;
-    if (node.children.length && state.unfolded.has(node.id)) fold(node, false);
-    else if (node.parent) goTo(node.parent);
-  },
-  toggle: () => toggle(state.selected),
-  goToChosen: () => state.tree.chosen && goTo(state.tree.chosen),
-  nextRight: () => goToNext((node) => node.outcome === "right", 1),
-  nextHit: (direction) => goToNext(isHit, direction),
-  unfoldAll() {
-    state.unfolded = allUnfolded(state.tree);
-    select(state.selected);
-  },
-  foldAll() {
-    state.unfolded = new Set([0]);
-    select(state.tree.root);
-  },
-  toggleDense() {
-    state.isDense = !state.isDense;
-    byId("dense").setAttribute("aria-pressed", state.isDense);
-    select(state.selected);
-  },
+  goToChosen: () => pane.goToChosen(),
+  nextRight: () => pane.goToNext((node) => node.outcome === "right", 1),
+  nextHit: (direction) => pane.goToNext(isHit, direction),
+  unfoldAll: () => pane.unfoldAll(),
+  foldAll: () => pane.foldAll(),
+  toggleDense: () => pane.toggleDense(byId("dense")),
   search: () => byId("search").focus(),
   help: () => byId("help").showModal(),
 };
@@ -175,7 +103,7 @@ function showPlaces(places, openFirst, note = "") {
   byId("found").textContent = `${places.length.toLocaleString("en")} of ${plural(INDEX.keys.length, NOUN)}${note}`;
   list.show(places, state.place);
   if (openFirst && places.length && !places.includes(state.place)) openProblem(places[0]);
-  else if (state.tree) showPlace();
+  else if (pane.tree) showPlace();
 }
 
 function applyRoute() {
@@ -186,7 +114,7 @@ function applyRoute() {
   fillList();
   const place = route.place ?? state.places[0] ?? 0;
   if (place !== state.place) openProblem(place, route.node, { replace: true });
-  else if (state.tree && (route.node ?? 0) !== state.selected.id) select(state.tree.nodes[route.node ?? 0] ?? state.tree.root);
+  else if (pane.tree && (route.node ?? 0) !== pane.selected.id) pane.select(pane.tree.nodes[route.node ?? 0] ?? pane.tree.root);
 }
 
 function showTrouble(words) {
@@ -195,28 +123,6 @@ function showTrouble(words) {
 }
 
 // --- wiring -----------------------------------------------------------------------------------------------------------
-
-function listenToTree() {
-  const tree = byId("tree");
-  const nodeOf = (event) => {
-    const element = event.target.closest?.(".node");
-    return element ? state.tree.nodes[Number(element.id.slice(5))] : null;
-  };
-  tree.addEventListener("click", (event) => {
-    const node = nodeOf(event);
-    if (!node) return;
-    tree.focus({ preventScroll: true });
-    if (event.target.closest(".more")) toggle(node);
-    else goTo(node);
-  });
-  tree.addEventListener("dblclick", (event) => nodeOf(event) && toggle(nodeOf(event)));
-  tree.addEventListener("pointermove", (event) => {
-    const node = nodeOf(event);
-    if (node && event.pointerType !== "touch") showHover(byId("hover"), state.tree, node, event.clientX, event.clientY);
-    else byId("hover").hidden = true;
-  });
-  tree.addEventListener("pointerleave", () => (byId("hover").hidden = true));
-}
 
 function listenToControls() {
   const buttons = {
@@ -232,7 +138,7 @@ function listenToControls() {
     timer = setTimeout(() => change({ query: event.target.value.trim() }), 180);
   });
   byId("search").addEventListener("keydown", (event) => {
-    if (event.key === "Enter") goToNext(isHit, event.shiftKey ? -1 : 1);
+    if (event.key === "Enter") pane.goToNext(isHit, event.shiftKey ? -1 : 1);
     if (event.key === "Escape") byId("tree").focus();
   });
   byId("list").addEventListener("keydown", (event) => {
@@ -246,27 +152,19 @@ function listenToControls() {
 function change(values) {
   Object.assign(state, values);
   fillList({ openFirst: true });
-  if (state.tree) select(state.selected);
+  if (pane.tree) pane.select(pane.selected);
 }
 
 function listenToKeys() {
   addEventListener("keydown", (event) => {
     const isTyping = event.target.matches?.("input, select, textarea") || byId("help").open;
-    if (isTyping || event.ctrlKey || event.metaKey || event.altKey || !state.tree) return;
+    if (isTyping || event.ctrlKey || event.metaKey || event.altKey || !pane.tree) return;
     const isInTree = !event.target.closest?.("button, #list, #details, #prompt");
-    if (pressKey(event, actions, isInTree)) event.preventDefault();
+    const action = actionOf(event.key, actions) ?? (isInTree ? pane.actionOf(event.key) : undefined);
+    if (!action) return;
+    action();
+    event.preventDefault();
   });
-}
-
-function showLegend() {
-  const isScored = INDEX.flow_range !== null;
-  const [low, high] = isScored ? INDEX.flow_range.map(flowText) : ["0%", "100%"];
-  const name = isScored ? { log_flow: "flow F", log_value: "chance", log_strength: "strength" }[INDEX.score] : "share right below";
-  const ramp = [make("b", "", name), make("span", "", low), make("i", "ramp"), make("span", "", high)];
-  byId("legend").append(
-    make("span", "", ramp),
-    ...["right", "wrong", "unfinished"].map((kind) => make("span", "", [make("i", `mark ${kind}`, MARKS[kind]), kind])),
-  );
 }
 
 function start() {
@@ -274,8 +172,7 @@ function start() {
   byId("page-title").textContent = INDEX.title;
   fillGroups(byId("group"));
   fillHelp(byId("help"));
-  showLegend();
-  listenToTree();
+  fillLegend(byId("legend"), SCALE);
   listenToControls();
   listenToKeys();
   addEventListener("unhandledrejection", () => {

@@ -12,18 +12,34 @@ class Canvas {
     new ResizeObserver(() => this.drawSoon()).observe(scroller);
   }
 
-  /** Show a layout anew. */
-  show(layout, look) {
+  /** Show a layout anew. isGrown: it is one more state of the same tree, so what is drawn moves to its new place. */
+  show(layout, look, isGrown = false) {
     Object.assign(this, { layout, look });
+    if (isGrown) this.renew();
+    else this.clear();
+    this.plane.classList.toggle("dense", look.isDense);
+    this.plane.style.width = `${layout.width}px`;
+    this.plane.style.height = `${layout.height}px`;
+    this.draw();
+  }
+
+  clear() {
+    this.plane.style.width = this.plane.style.height = "";
     this.links.clear();
     this.nodes.clear();
     this.plane.replaceChildren(this.svg);
     this.svg.replaceChildren();
     this.svg.setAttribute("height", 0); // the old one would keep a smaller plane as tall as it was
-    this.plane.classList.toggle("dense", look.isDense);
-    this.plane.style.width = `${layout.width}px`;
-    this.plane.style.height = `${layout.height}px`;
-    this.draw();
+  }
+
+  /** Give what is drawn its new place and look. The elements stay, so that style sheets can let them move. */
+  renew() {
+    for (const [drawn, makeOne] of [[this.nodes, (box) => this.makeNode(box)], [this.links, (box) => this.makeLink(box)]]) {
+      for (const [id, element] of drawn) {
+        const box = this.layout.boxes.get(id);
+        if (box) becomeLike(element, makeOne(box));
+      }
+    }
   }
 
   drawSoon() {
@@ -87,11 +103,11 @@ class Canvas {
     const start = above.x + this.widthOf(node.parent);
     const middle = Math.max(start + 12, (start + x) / 2);
     const curve = `M${start},${above.y}C${middle},${above.y} ${middle},${y} ${x},${y}`;
-    const width = (this.look.isDense ? 0.8 : 1.6) + (this.look.isDense ? 2 : 6) * heat(node);
+    const width = (this.look.isDense ? 0.8 : 1.6) + (this.look.isDense ? 2 : 6) * node.heat;
     const group = document.createElementNS(SVG, "g");
     if (node.onPath) group.append(makePath("halo", curve, width + 4));
     const path = makePath(node.isFork ? "link fork" : "link", curve, width);
-    path.style.setProperty("--heat", `${100 * heat(node)}%`);
+    path.style.setProperty("--heat", `${100 * node.heat}%`);
     group.append(path);
     return group;
   }
@@ -105,7 +121,7 @@ class Canvas {
     const element = make("div", nodeClass(node, isSelected(node), isHit(node), !isUnfolded(node)), [], { id: `node-${node.id}` });
     Object.assign(element.style, { left: `${x}px`, top: `${y - this.layout.size.nodeHeight / 2}px` });
     element.style.width = `${this.widthOf(node)}px`;
-    element.style.setProperty("--heat", `${100 * heat(node)}%`);
+    element.style.setProperty("--heat", `${100 * node.heat}%`);
     element.setAttribute("role", "treeitem");
     element.setAttribute("aria-level", node.depth + 1);
     element.setAttribute("aria-selected", isSelected(node));
@@ -136,6 +152,16 @@ class Canvas {
     if (right > scroller.scrollLeft + scroller.clientWidth) scroller.scrollLeft = right - scroller.clientWidth;
     if (box.x - 24 < scroller.scrollLeft) scroller.scrollLeft = box.x - 24;
   }
+}
+
+/** Take over the attributes and the content of another element of the same kind. */
+function becomeLike(element, wanted) {
+  for (const { name, value } of wanted.attributes) {
+    if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+  }
+  const isSameShape = element instanceof SVGElement && element.children.length === wanted.children.length;
+  if (isSameShape) [...element.children].forEach((child, place) => becomeLike(child, wanted.children[place]));
+  else element.replaceChildren(...wanted.childNodes);
 }
 
 const MARKS = { right: "✓", wrong: "✕", unfinished: "…", failed: "!" };

@@ -2,8 +2,12 @@
 
 const STOP_NAMES = { "-": "", e: "finished", s: "goes on", l: "cut off by a limit", x: "the proposer failed" };
 
-/** Nodes of a tree, the root first; parents come before their children. */
-function buildTree(columns) {
+/**
+ * Nodes of a tree, the root first; parents come before their children.
+ * scale: what the scores are (`score`), their lowest and highest (`flowRange`; null where nothing is scored), the law
+ * of the residuals (`law`), and who chose the end (`chosenBy`).
+ */
+function buildTree(columns, scale) {
   const nodes = columns.parents.map((parent, id) => readNode(columns, parent, id));
   for (const node of nodes.slice(1)) {
     node.parent = nodes[node.parentId];
@@ -12,8 +16,9 @@ function buildTree(columns) {
   }
   countBelow(nodes);
   markPaths(nodes, columns);
+  for (const node of nodes) node.heat = heatOf(node, scale.flowRange);
   const longestLabel = nodes.reduce((longest, node) => Math.max(longest, wholeText(node).length), 0);
-  return { nodes, root: nodes[0], columns, chosen: nodes[columns.chosen] ?? null, longestLabel };
+  return { nodes, root: nodes[0], columns, scale, chosen: nodes[columns.chosen] ?? null, longestLabel };
 }
 
 function readNode(columns, parentId, id) {
@@ -21,9 +26,9 @@ function readNode(columns, parentId, id) {
   const stop = columns.stops[id];
   return {
     id, parentId, parent: null, depth: 0, children: [], stepsBelow: 0, ends: 0, rightEnds: 0,
-    onPath: false, isFork: false, isPivot: false,
+    onPath: false, isFork: false, isPivot: false, heat: 0,
     text: columns.texts[id], stop, correct, answer, reason,
-    draws: columns.draws[id], prior: columns.priors[id], share: columns.shares[id],
+    draws: columns.draws[id], prior: columns.priors[id], share: columns.shares?.[id] ?? null,
     flow: columns.flows?.[id] ?? null, residual: columns.residuals?.[id] ?? null,
     outcome: correct === null ? { l: "unfinished", x: "failed" }[stop] ?? "" : correct ? "right" : "wrong",
   };
@@ -64,10 +69,10 @@ function pathTo(node) {
   return path.reverse();
 }
 
-/** Where a node stands between the lowest and the highest flow of the page, 0 to 1; by right ends where none is scored. */
-function heat(node) {
-  if (!INDEX.flow_range) return node.share ?? 0;
+/** Where a node stands between the lowest and the highest flow, 0 to 1; by right ends where none is scored. */
+function heatOf(node, flowRange) {
+  if (!flowRange) return node.share ?? (node.ends ? node.rightEnds / node.ends : 0);
   if (node.flow === null) return 0;
-  const [low, high] = INDEX.flow_range;
+  const [low, high] = flowRange;
   return high > low ? Math.min(1, Math.max(0, (node.flow - low) / (high - low))) : 1;
 }

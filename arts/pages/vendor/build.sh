@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the two library files of this folder again. Needs Node and the npm registry; reading a page needs neither.
 #
-#   bash arts/view/vendor/build.sh
+#   bash arts/pages/vendor/build.sh
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 work=$(mktemp -d)

@@ -7,7 +7,7 @@ function valuesOf(tree, node) {
   const values = [];
   const add = (name, value) => values.push([name, value]);
   if (node.flow !== null) {
-    if (INDEX.score !== "log_value") add("flow F", flowText(node.flow));
+    if (tree.scale.score !== "log_value") add("flow F", flowText(node.flow));
     else add("chance to end right", percent(Math.exp(node.flow)));
     add("log F", number(node.flow, 3));
   }
@@ -20,7 +20,7 @@ function valuesOf(tree, node) {
     add("ends below", `${node.rightEnds} of ${node.ends} right`);
     if (node.share !== null) add("share right, by draws", percent(node.share));
   }
-  if (node.residual !== null) add(`residual (${INDEX.law} law)`, `${number(node.residual, 3)} nats`);
+  if (node.residual !== null) add(`residual (${tree.scale.law} law)`, `${number(node.residual, 3)} nats`);
   if (node.stop !== "-" && node.stop !== "s") add("ended", STOP_NAMES[node.stop]);
   if (node.answer !== null) add("answer", shortened(node.answer));
   if (node.reason) add("checker", shortened(node.reason));
@@ -33,11 +33,11 @@ function outcomeMark(node) {
   return node.outcome ? [make("span", `mark ${node.outcome}`, MARKS[node.outcome])] : [];
 }
 
-/** Fill the side panel. */
+/** Fill the side panel. choose: what to do with a step of the path that is clicked. */
 function showDetails(panel, tree, node, choose) {
   const path = pathTo(node);
   const title = node.parent ? `Step ${node.depth}${node.outcome ? `, ${node.outcome}` : ""}` : "The problem";
-  const tags = [node.isFork && "fork", node === tree.chosen && `chosen by ${INDEX.chosen_by}`].filter(Boolean);
+  const tags = [node.isFork && "fork", node === tree.chosen && `chosen by ${tree.scale.chosenBy}`].filter(Boolean);
   const values = valuesOf(tree, node).flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]);
   panel.replaceChildren(
     make("h2", "", [...outcomeMark(node), title, ...tags.map((tag) => make("span", "badge", tag))]),
@@ -49,7 +49,6 @@ function showDetails(panel, tree, node, choose) {
     if (path.length > MAX_PATH) steps.unshift(make("li", "line", `… ${plural(path.length - MAX_PATH, "step")} before`));
     panel.append(make("h3", "", "The solution so far"), make("ol", "path", steps));
   }
-  panel.append(...aboutPage());
   panel.scrollTop = 0;
 }
 
@@ -58,15 +57,8 @@ function pathButton(step, current, choose) {
   if (step.flow !== null) parts.push(make("span", "flow", flowText(step.flow)));
   const button = make("button", "", parts, { type: "button", onclick: () => choose(step) });
   if (step === current) button.setAttribute("aria-current", "step");
-  button.style.setProperty("--heat", `${100 * heat(step)}%`);
+  button.style.setProperty("--heat", `${100 * step.heat}%`);
   return button;
-}
-
-/** Where the page comes from. */
-function aboutPage() {
-  if (INDEX.about.length === 0) return [];
-  const pairs = INDEX.about.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", make("code", "", value))]);
-  return [make("h3", "", "This page"), make("dl", "about", pairs)];
 }
 
 /** The card beside the pointer; it stays inside the window. */
