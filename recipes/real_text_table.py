@@ -19,7 +19,7 @@ from arts.tree import ReasoningTree
 ROWS = (
     ("game24", "frozen", (0, 1, 2, 3, 4)),
     ("game24", "lora", (0,)),
-    ("amc23", "frozen", (0, 1, 2, 3, 4)),
+    ("amc23", "frozen", (4,)),
     ("gsm8k", "frozen", (0,)),
     ("gym", "frozen", (0,)),
 )

@@ -127,8 +127,8 @@ def sample_trace(rng: random.Random, num_numbers: int) -> tuple[CountdownProblem
 def sample_problems(seed: int, split: Split, num_numbers: int = 4) -> Iterator[CountdownProblem]:
     """Stream of distinct problems of one split; the first n are the same for every n.
 
-    A problem is drawn with its solution, so those with many solutions come early and later ones are harder. It ends when
-    `_MOST_IN_VAIN` draws in a row bring nothing new: with 3 numbers after some hundreds of test problems.
+    A problem is drawn with its solution, so those with many solutions come early and later ones are harder. The stream
+    ends when `_MOST_IN_VAIN` draws in a row bring nothing new: with 3 numbers after some hundreds of test problems.
     """
     rng = random.Random(f"countdown-{split}-{num_numbers}-{seed}")
     seen: set[str] = set()
