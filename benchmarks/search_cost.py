@@ -37,7 +37,8 @@ from arts.proposers.hf import HFProposer
 from arts.protocols import Reply, Request, ScoredTrees, ScoreReply, ScoreRequest, ScoreScale, StepScorer
 from arts.search.budget import Budget
 from arts.search.driver import Finished, run_batched
-from arts.search.program import DrawAsk, Search, SearchResult
+from arts.search.program import DrawAsk, Search
+from arts.search.result import SearchResult
 from arts.search.strategies import parse_strategy
 from arts.search.whole_path import WholePathScorer
 from arts.store import dump

@@ -22,7 +22,8 @@ from arts.lm.load import quiet, use_threads
 from arts.protocols import Proposer, Task
 from arts.search.budget import Budget
 from arts.search.driver import run_batched
-from arts.search.program import Search, SearchResult
+from arts.search.program import Search
+from arts.search.result import SearchResult
 from arts.search.strategies.pool import Majority
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree

@@ -20,7 +20,8 @@ from arts.proposers.table import TableProposer
 from arts.protocols import Aggregation, Reply, Request, ScoreReply, ScoreScale, aggregate
 from arts.search.answer import first_drawn, highest, vote, votes
 from arts.search.budget import Bill, Budget, longest_draw, reserve
-from arts.search.program import CurvePoint, DrawAsk, ScoreAsk, Search
+from arts.search.program import DrawAsk, ScoreAsk, Search
+from arts.search.result import CurvePoint
 from arts.search.strategies import STRATEGIES, build_strategy
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree

@@ -18,7 +18,8 @@ from arts.score_function import FunctionScorer
 from arts.search import loops
 from arts.search.budget import Budget
 from arts.search.driver import Finished, run_batched, run_concurrently
-from arts.search.program import Search, SearchResult
+from arts.search.program import Search
+from arts.search.result import SearchResult
 from arts.search.strategies import STRATEGIES, build_strategy
 from arts.search.whole_path import WholePathScorer
 from arts.tasks.toy import toy_tree

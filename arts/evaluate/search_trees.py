@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from arts.evaluate.searches import SearchSpec
 from arts.protocols import ScoreScale
-from arts.search.program import SearchResult
+from arts.search.result import SearchResult
 from arts.store import dump, tree_from_json, tree_to_json
 from arts.tree import ReasoningTree
 

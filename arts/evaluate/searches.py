@@ -17,7 +17,8 @@ from arts.evaluate.metrics import Estimate, paired_bootstrap
 from arts.protocols import Proposer, StepScorer, Task
 from arts.search.budget import Bill, Budget
 from arts.search.driver import run_searches
-from arts.search.program import Search, SearchResult
+from arts.search.program import Search
+from arts.search.result import SearchResult
 from arts.search.strategies import parse_strategy
 from arts.search.strategy import Strategy
 from arts.store import dump, write_atomically

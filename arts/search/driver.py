@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from arts.protocols import ConcurrentProposer, Proposer, StepScorer
 from arts.search.loops import Flights, Loop, Rounds, Running
-from arts.search.program import Search, SearchResult
+from arts.search.program import Search
+from arts.search.result import SearchResult
 
 Watch = Callable[[int, Search], None]
 
