@@ -142,9 +142,13 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next(checks: str) -> None:
     sleep.start()
     main = threading.get_ident()
     timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        sleep("hang")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of a test run ignore it
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            sleep("hang")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sleep("go on")
 
 
