@@ -52,7 +52,7 @@ def browser(window: Browser) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def slow() -> Iterator[tuple[Service, str]]:
     service = local_service(SlowTable(0.3), scorer=exact_scorer())
-    with running(build_app(service, local_only=True, with_page=True)) as url:
+    with running(build_app(service, local_only=True, with_page=True), service) as url:
         yield service, url
 
 
@@ -140,7 +140,7 @@ def test_examples_fill_the_field_and_what_cannot_be_is_said_in_words(
 
 def test_a_key_is_asked_for_and_kept_in_memory_only(browser: Browser) -> None:
     service = local_service(TableProposer(), scorer=exact_scorer())
-    with running(build_app(service, keys=[KEY], with_page=True)) as url:
+    with running(build_app(service, keys=[KEY], with_page=True), service) as url:
         browser.open(f"{url}/")
         browser.wait("!document.getElementById('key-form').hidden")
         assert browser.text("#trouble-line").startswith("This server wants an API key.")
@@ -160,7 +160,7 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(browser: Browser) -> None:
 
 def test_hostile_steps_are_shown_and_never_run(browser: Browser) -> None:
     service = local_service(HostileProposer(), ConversationTask())
-    with running(build_app(service, with_page=True)) as url:
+    with running(build_app(service, with_page=True), service) as url:
         browser.open(f"{url}/")
         browser.wait(READY)
         ask(browser, HOSTILE["markup"], "arts-majority")

@@ -365,7 +365,7 @@ def test_load_is_measured_up_to_what_the_server_can_take(serve: Serve) -> None:
 
 
 def test_load_is_measured_with_no_more_than_is_allowed(serve: Serve) -> None:
-    with fake_server(Settings(latency_s=0.03)) as running, client_of(running) as client:
+    with fake_server(Settings(latency_s=0.2)) as running, client_of(running) as client:  # long beside a busy machine's
         loads = client.run(measure_load(client, FULL, PROBLEM.prompt, most=4, max_tokens=6))
         assert [load.in_flight for load in loads] == [1, 2, 4]
         assert running.app.most_in_flight == 4

@@ -25,14 +25,15 @@ KEY = "the-key-of-this-server"
 @pytest.fixture(scope="module")
 def locked() -> Iterator[str]:
     service = local_service(TableProposer(), scorer=exact_scorer())
-    with running(build_app(service, keys=[KEY], local_only=True, with_page=True)) as url:
+    with running(build_app(service, keys=[KEY], local_only=True, with_page=True), service) as url:
         yield url
 
 
 def test_the_page_is_there_only_where_it_was_asked_for() -> None:
-    with running(build_app(local_service(TableProposer()))) as url:
+    open_to_all, with_keys = local_service(TableProposer()), local_service(TableProposer())
+    with running(build_app(open_to_all), open_to_all) as url:
         assert HTTP.get(f"{url}/").status_code == HTTP.get(f"{url}/ui/offer").status_code == 404
-    with running(build_app(local_service(TableProposer()), keys=[KEY])) as url:
+    with running(build_app(with_keys, keys=[KEY]), with_keys) as url:
         assert HTTP.get(f"{url}/").status_code == 401
 
 
@@ -117,7 +118,7 @@ def test_serve_says_where_the_page_is(
     monkeypatch.setattr(serve, "build_service", lambda *_, **__: local_service(TableProposer()))
     monkeypatch.setattr(serve, "use_torch_threads", lambda *_, **__: None)
     monkeypatch.setattr(serve, "start_log", lambda: None)
-    monkeypatch.setattr("uvicorn.run", lambda *_, **__: None)
+    monkeypatch.setattr("arts.serve.run.GracefulServer.run", lambda *_, **__: None)
     serve.serve_command("countdown", host=host, ui=True)
     assert f"the page: {page}\n" in capsys.readouterr().err
     serve.serve_command("countdown", host=host)
