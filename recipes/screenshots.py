@@ -53,7 +53,7 @@ def write_results(folder: Path) -> None:
     trees, verifiers = read_rows(ROWS)
     difficulty = build_task("countdown").difficulty
     evaluation = evaluate_trees(trees, verifiers, difficulty=difficulty, command=COMMAND.split())
-    groups = problem_groups(evaluation, trees, verifiers, difficulty=difficulty)
+    groups = problem_groups(evaluation)
     write_report(evaluation, next(iter(verifiers.values())).trees, folder, groups=groups)
 
 
@@ -98,7 +98,7 @@ def main() -> None:
         save_picture(browser, "report")
         browser.resize(*SIZES["live"])
         service = build_service("countdown", "countdown", build_task("countdown"), sampling=Sampling(), limits=Limits())
-        with running(build_app(service, with_page=True)) as url:
+        with running(build_app(service, with_page=True), service) as url:
             search_live(browser, url)
             save_picture(browser, "live")
 
