@@ -216,7 +216,7 @@ def test_a_check_overrules_the_labels_and_needs_gold_answers(tmp_path: Path) -> 
     assert [verdict is not None and verdict.correct for verdict in verdicts] == [True, False]
     assert open_collection(tmp_path / "out").header["judge"] == "number"
     bare = write(tmp_path / "bare.jsonl", [{"problem": "p", "samples": samples}])
-    with pytest.raises(ValueError, match="neither labels nor"):
+    with pytest.raises(ValueError, match="no `answer` for the check"):
         import_rollouts(bare, tmp_path / "bare", ImportSettings(), checker=Checker("number"))
 
 
@@ -303,7 +303,7 @@ def test_folds_hold_every_problem_once_whatever_else_is_in_the_file(two_policies
 def test_a_policy_without_a_name_is_called_by_its_file(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.v2.jsonl", [row(0, {"text": "4", "correct": True})])
     made, _ = import_rollouts(path, tmp_path / "out", ImportSettings())
-    assert made[0].policy == "mine"
+    assert made[0].policy == "mine.v2"
     made, _ = import_rollouts(path, tmp_path / "named", ImportSettings(name="yours"))
     assert made[0].policy == "yours"
 
@@ -320,6 +320,30 @@ def test_importing_again_gives_the_same_and_another_file_is_refused(two_policies
     write(two_policies, [row(0)])
     with pytest.raises(ValueError, match="was collected with other settings"):
         imported(two_policies, tmp_path / "out", policy="a")
+
+
+def test_draws_beyond_the_usual_number_are_counted_and_a_policy_may_be_called_pool(tmp_path: Path) -> None:
+    rows = [row(one, *(sample(f"{draw}", policy="pool") for draw in range(2 if one < 6 else 64))) for one in range(11)]
+    rows[0]["samples"] += [sample("other", policy="other")]
+    made, _ = import_rollouts(write(tmp_path / "a.jsonl", rows), tmp_path / "out", ImportSettings(policy="pool"))
+    assert (made[0].num_trees, made[0].num_samples, made[0].num_short) == (5, 64, 6)
+    made, _ = import_rollouts(tmp_path / "a.jsonl", tmp_path / "two", ImportSettings(policy="pool", num_samples=2))
+    assert (made[0].num_trees, made[0].num_beyond) == (11, 5 * 62)
+    assert open_collection(tmp_path / "two").header["pool"] is False
+    assert not any(tree.text(leaf) == "other" for tree in load_trees(tmp_path / "two") for leaf in tree.trunks)
+
+
+def test_null_is_nothing_and_halves_of_characters_are_replaced(tmp_path: Path) -> None:
+    rows = [row(one, sample("\ud800 so", policy=None, steps=None, step_scores=None), id=None) for one in range(3)]
+    trees = imported(write(tmp_path / "a.jsonl", rows), tmp_path / "out")
+    assert len({tree.problem.id for tree in trees}) == 3
+    assert all(tree.text(tree.trunks[0]) == "? so" for tree in trees)
+
+
+def test_scores_that_are_no_chances_are_refused(tmp_path: Path) -> None:
+    rows = [row(0), row(1, sample("a", step_scores=[-3.0]))]
+    _, found = read(write(tmp_path / "a.jsonl", rows))
+    assert found.bad == ["line 2: step scores from -3 to -3; chances lie in 0..1"]
 
 
 # --- the public files -------------------------------------------------------------------------------------------------

@@ -122,6 +122,11 @@ def named_scorers(values: Sequence[str]) -> list[tuple[str, str]]:
         place = rest.partition("?")[0]
         made = {"rm": Path(place).name, "python": place.rpartition(":")[2]}.get(kind)
         named.append((made or ("arts" if position == 0 else f"arts_{Path(value).name}"), value))
+    names = [name for name, _ in named]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"two verifiers are called {', '.join(twice)}; name them: --verifier A={values[0]} --verifier B=..."
+        )
     return named
 
 

@@ -22,7 +22,7 @@ def import_command(
         typer.Option(help="judge anew: exact, number, math or python:MODULE:FUNCTION. Default: the file's labels"),
     ] = None,
     num_samples: Annotated[
-        int | None, typer.Option(min=1, help="draws kept a problem; default: as many as most problems have")
+        int | None, typer.Option(min=1, help="draws kept a problem; default: the number that keeps most")
     ] = None,
     folds: Annotated[int, typer.Option(min=1, help="deal the problems out to so many collections")] = 1,
     max_step_chars: Annotated[int, typer.Option(min=1, help="longer steps are cut")] = LONGEST_STEP,

@@ -183,7 +183,7 @@ def evaluate_trees(
         ValueError: the trees cannot be compared, or a verifier scored other ones.
     """
     verifiers, comparison = verifiers or {}, comparison or Comparison()
-    _check_names(tuple(verifiers))
+    _check_names(tuple(verifiers), comparison.rules)
     draws = read_draws(trees)
     for name, scored in verifiers.items():
         _check_same_pool(name, trees, scored.trees)
@@ -271,9 +271,9 @@ def compared(verifiers: tuple[str, ...]) -> list[tuple[str, str]]:
     return against_base + [(verifiers[0], other) for other in verifiers[1:]]
 
 
-def _check_names(names: tuple[str, ...]) -> None:
+def _check_names(names: tuple[str, ...], rules: tuple[str, ...] = ()) -> None:
     votes = [flow_vote_name(names, name) for name in names]
-    taken = [*names, *votes, "random", "majority", "oracle"]
+    taken = [*names, *votes, *rules, "random", "majority", "oracle"]
     clashes = sorted({name for name in taken if taken.count(name) > 1})
     if clashes:
         raise ValueError(f"verifier names {list(names)} clash with the selectors {clashes}; rename the verifier")

@@ -35,6 +35,16 @@ def subset_masks(
     return masks if against is None else masks | _extinction(trees, draws, against)
 
 
+def check_same_problems(trees: Sequence[ReasoningTree], others: Sequence[ReasoningTree]) -> None:
+    """Raises ValueError where two trees that share an id are of different problems: numbers from 0 are not enough."""
+    for tree, other in zip(trees, others, strict=True):
+        if tree.problem.prompt != other.problem.prompt:
+            raise ValueError(
+                f"problem {tree.problem.id[:60]!r} is {tree.problem.prompt[:60]!r} in one of the two and "
+                f"{other.problem.prompt[:60]!r} in the other; both must be of the same problems"
+            )
+
+
 def _by_value(field: str, values: Sequence[object]) -> dict[str, Bools]:
     """One mask a value, in natural order: "3-9 solutions" comes before "10-29 solutions"."""
     names = sorted({str(value) for value in values if value is not None}, key=_natural_key)
@@ -56,5 +66,6 @@ def _extinction(trees: Sequence[ReasoningTree], draws: Draws, against: Sequence[
             f"the rollouts to compare against lack {len(missing)} of {len(trees)} problems, such as "
             f"{missing[0][:60]!r}; both must be of the same problems"
         )
+    check_same_problems(trees, [others[tree.problem.id] for tree in trees])
     extinct_P = read_draws([others[tree.problem.id] for tree in trees]).num_correct_P == 0
     return {"extinction zone": extinct_P, "extinct, solved here": extinct_P & (draws.num_correct_P > 0)}

@@ -58,19 +58,19 @@ def _flat(row: Row) -> Record:
 def _sample(row: object, place: int, answer_field: str = "answer") -> Sample:
     if not isinstance(row, Mapping) or not isinstance(row.get("text"), str):
         raise ValueError(f"sample {place} has no `text`")
-    policy = row.get("policy", row.get("model", UNNAMED))
-    scores = row.get("step_scores", ())
+    policy = _first(row, "policy", "model")
+    scores = _first(row, "step_scores") or ()
     if not isinstance(scores, Sequence) or isinstance(scores, str):
         raise ValueError(f"step_scores of sample {place} is {_kind(scores)}; it must be a list")
     answer = row.get(answer_field)
     return Sample(
         text=row["text"],
-        policy=str(policy),
+        policy=UNNAMED if policy is None else str(policy),
         answer=None if answer is None else str(answer),
         correct=_label(row, place),
-        steps=tuple(map(str, row.get("steps", ()))),
+        steps=tuple(map(str, _first(row, "steps") or ())),
         step_scores=tuple(_number(score, "step score") for score in scores),
-        is_finished=row.get("finished", True) is not False and row.get("finish_reason", "stop") != "length",
+        is_finished=row.get("finished") not in (False, 0) and row.get("finish_reason") != "length",
     )
 
 
@@ -85,13 +85,13 @@ def _label(row: Row, place: int) -> bool | None:
 
 
 def _record(row: Row, samples: Sequence[Sample], **more: Any) -> Record:
-    prompt = row.get("problem", row.get("question"))
+    prompt = _first(row, "problem", "question")
     if not isinstance(prompt, str):
         raise ValueError("no `problem`")
-    named = row.get("problem_id", row.get("unique_id", row.get("id", prompt)))
-    gold = row.get("answer", row.get("expected_answer"))
+    named = _first(row, "problem_id", "unique_id", "id")
+    gold = _first(row, "answer", "expected_answer")
     return Record(
-        problem_id=str(named),
+        problem_id=prompt if named is None else str(named),
         prompt=prompt,
         gold=None if gold is None else str(gold),
         metadata={name: row[name] for name in GROUPS if row.get(name) is not None},
@@ -268,6 +268,11 @@ def _game24(row: Row, samples: Sequence[Sample], numbers: str, **more: Any) -> R
         samples=tuple(samples),
         **more,
     )
+
+
+def _first(row: Row, *names: str) -> Any:
+    """The first of these fields that holds something: files of tables have null where there is nothing."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
 
 
 def _list(row: Row, name: str) -> list[Any]:

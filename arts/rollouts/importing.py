@@ -8,7 +8,6 @@ import csv
 import hashlib
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Usage, 
 POOL = "pool"
 """Policy of the merged samples of all policies."""
 _TREES_PER_SHARD = 512
+_ENDINGS = re.compile(r"(\.jsonl?)?(\.gz)?$")
 _LEAST_SCORE = 1e-6  # whose logarithm stands for a score of 0
 
 
@@ -40,7 +40,7 @@ class ImportSettings:
     name: str | None = None
     "of the policy where the file names none; default: the file's own name"
     num_samples: int | None = None
-    "draws kept of each problem; default: as many as most problems have. Problems with fewer are left out"
+    "draws kept of each problem; default: the number that keeps most. Problems with fewer are left out"
     num_folds: int = 1
     "collections of other problems that each policy's are dealt out to, for training on some and testing on others"
     max_step_chars: int = LONGEST_STEP
@@ -67,6 +67,8 @@ class Imported(NamedTuple):
     "of all draws"
     num_short: int
     "problems that had fewer draws, and were left out"
+    num_beyond: int
+    "draws beyond that number, which were left out"
     num_empty: int
     "draws without any text"
     is_selected: bool
@@ -81,6 +83,8 @@ class Imported(NamedTuple):
         """What whoever uses it should know, in sentences."""
         if self.num_short:
             yield f"{self.num_short:,} problems have fewer than {self.num_samples} draws and are left out"
+        if self.num_beyond:
+            yield f"{self.num_beyond:,} draws are beyond {self.num_samples} of a problem, and left out (--num-samples)"
         if self.num_empty:
             yield f"{self.num_empty:,} draws are empty texts"
         if self.num_relabelled:
@@ -105,19 +109,20 @@ def import_rollouts(
     records = _joined(read_records(path, reading), reading)
     if not records:
         raise ValueError(f"{path} has no row that can be read: {'; '.join(reading.bad[:3])}")
-    records = _named(with_puzzles(records, path.parent), settings.name or path.name.partition(".")[0])
+    records = _judgeable(records, reading, checker)
+    records = _named(with_puzzles(records, path.parent), settings.name or _ENDINGS.sub("", path.name))
     policies = _policies(records, settings)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     made = []
     for policy in policies:
         folder = out if len(policies) == 1 else out / folder_name(policy)
-        own = _own_samples(records, policy)
+        own = _own_samples(records, None if settings.pool else policy)
         num_samples = settings.num_samples or _usual_number(own)
         header = {
             "task": "rollouts",
             "source": {"file": path.name, "sha256": digest, "formats": sorted(reading.formats)},
             "policy": policy,
-            "pool": policy == POOL,
+            "pool": settings.pool,
             "selected": any(policy in record.selected for record in records),
             "judge": checker.name if checker else "label",
             "num_samples": num_samples,
@@ -130,6 +135,21 @@ def import_rollouts(
         if settings.num_folds == 1:
             made.append(_write(own, header, folder, checker))
     return made, reading
+
+
+def _judgeable(records: Sequence[Record], reading: Reading, checker: Checker | None) -> list[Record]:
+    """Those with a label for every draw, or an answer to compare with, which a checker needs."""
+    kept = []
+    for record in records:
+        draws = [sample for sample in record.samples if sample.is_draw]
+        if record.gold is None and (checker or any(sample.correct is None for sample in draws)):
+            lacks = "no `answer` for the check" if checker else "neither labels nor an `answer` to compare with"
+            reading.bad.append(f"problem {record.problem_id[:60]!r}: {lacks}")
+        else:
+            kept.append(record)
+    if not kept:
+        raise ValueError(f"no problem can be judged: {reading.bad[-1]}")
+    return kept
 
 
 def _named(records: Sequence[Record], name: str) -> list[Record]:
@@ -187,16 +207,16 @@ def _policies(records: Sequence[Record], settings: ImportSettings) -> list[str]:
     return [settings.policy]
 
 
-def _own_samples(records: Sequence[Record], policy: str) -> list[tuple[Record, tuple[Sample, ...]]]:
-    """The samples of one policy, problem by problem."""
-    own = [(record, tuple(one for one in record.samples if policy in (POOL, one.policy))) for record in records]
+def _own_samples(records: Sequence[Record], policy: str | None) -> list[tuple[Record, tuple[Sample, ...]]]:
+    """The samples of one policy, or of all, problem by problem."""
+    own = [(record, tuple(one for one in record.samples if policy in (None, one.policy))) for record in records]
     return [(record, samples) for record, samples in own if samples]
 
 
 def _usual_number(own: Sequence[tuple[Record, Sequence[Sample]]]) -> int:
-    """Draws that most problems have."""
-    counts = Counter(sum(sample.is_draw for sample in samples) for _, samples in own)
-    return max(1, counts.most_common(1)[0][0])
+    """The number of draws that keeps most of them; problems with fewer are left out, and draws beyond it."""
+    counts = [sum(sample.is_draw for sample in samples) for _, samples in own]
+    return max(sorted({*counts, 1} - {0}), key=lambda number: number * sum(count >= number for count in counts))
 
 
 def fold_of(problem_id: str, num_folds: int) -> int:
@@ -219,6 +239,10 @@ def _write(
         for record, samples in own
         if sum(sample.is_draw for sample in samples) >= num_samples
     ]
+    if not own:
+        raise ValueError(
+            f"{header.get('fold', 'the file')} has no problem of policy {header['policy']!r}; fewer --folds"
+        )
     if not kept:
         raise ValueError(f"no problem of policy {header['policy']!r} has {num_samples} draws; ask for fewer")
     scored = [record.score_kind for record, samples in kept if all(sample.step_scores for sample in samples)]
@@ -241,6 +265,7 @@ def _write(
         num_samples,
         sum(leaf.verdict is not None and leaf.verdict.correct for leaf in leaves),
         len(own) - len(kept),
+        sum(max(0, sum(one.is_draw for one in samples) - num_samples) for _, samples in own),
         sum(not sample.text.strip() for _, samples in kept for sample in samples),
         header["selected"],
         num_relabelled,
@@ -316,10 +341,7 @@ def _verdict(record: Record, sample: Sample, checker: Checker | None) -> Verdict
     if checker is not None and record.gold is not None:
         return checker.judge(record.prompt, record.gold, sample.text)
     answer = sample.answer if sample.answer is not None else find_answer(sample.text)
-    if sample.correct is None or checker is not None:
-        if record.gold is None:
-            raise ValueError(
-                f"problem {record.problem_id!r} has neither labels nor an `answer` to compare with; add one of the two"
-            )
+    if sample.correct is None:
+        assert record.gold is not None  # others were left out
         return check_math(record.gold, answer)
     return Verdict(sample.correct, None if answer is None else answer_key(answer), "" if sample.correct else "label")

@@ -124,6 +124,8 @@ def _lines(file: IO[bytes], reading: Reading) -> Iterator[tuple[str, object]]:
             continue
         try:
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            if b"\\ud" in line.lower():  # halves of characters, which cannot be written
+                row = json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:
             reading.num_rows += 1
             reading.bad.append(f"{place}: {_said(error)}")

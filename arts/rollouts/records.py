@@ -59,3 +59,6 @@ class Record:
             raise ValueError("a problem without text")
         if not self.samples:
             raise ValueError("a problem without samples")
+        scores = [score for sample in self.samples for score in sample.step_scores]
+        if self.score_kind == "log_value" and scores and not 0 <= min(scores) <= max(scores) <= 1:
+            raise ValueError(f"step scores from {min(scores):g} to {max(scores):g}; chances lie in 0..1")

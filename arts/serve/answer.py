@@ -10,7 +10,7 @@ from typing import Any, Literal
 from arts.search.answer import votes
 from arts.search.program import Search
 from arts.search.tree import SearchTree
-from arts.serve.errors import ApiError, closing, late, of_failure, of_stop
+from arts.serve.errors import ApiError, closing, invalid, late, of_failure, of_stop
 from arts.serve.plan import Plan
 from arts.tree import Step, StopReason
 
@@ -43,6 +43,12 @@ def answer_of(search: Search, plan: Plan, *, checks: bool, elapsed_s: float) -> 
         if stopped in ("deadline", "closed", "cancelled") or stopped.startswith("failed"):
             raise _nothing(stopped, plan)
         node = _unfinished(search.tree)
+        if node is None and stopped == "budget" and not search.last_failure:
+            raise invalid(
+                f"budget_tokens {plan.budget.generated_tokens} is too small for strategy {plan.strategy.id}: there is "
+                "not one path to show",
+                "arts.budget_tokens",
+            )
         if node is None:
             raise of_failure(search.last_failure or "malformed: no text")
     tree, finished = search.tree, result.answer is not None

@@ -113,16 +113,20 @@ class Guard:
     async def _read(self, receive: Receive) -> Receive:
         """The whole body, within its limit; then what the server says further, a client that goes away."""
         body, size, more = [], 0, True
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ApiError(408, "the request ended before its body did", code="incomplete")
-                body.append(message.get("body", b""))
-                size += len(body[-1])
-                more = message.get("more_body", False)
-                if size > self._door.max_body_bytes:
-                    raise self._door.too_large()
+        incomplete = ApiError(408, "the request ended before its body did", code="incomplete")
+        try:
+            async with asyncio.timeout(_BODY_TIMEOUT_S):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise incomplete
+                    body.append(message.get("body", b""))
+                    size += len(body[-1])
+                    more = message.get("more_body", False)
+                    if size > self._door.max_body_bytes:
+                        raise self._door.too_large()
+        except TimeoutError:
+            raise incomplete from None
         first: list[Message] = [{"type": "http.request", "body": b"".join(body), "more_body": False}]
 
         async def replay() -> Message:

@@ -39,6 +39,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "top_logprobs": (0,),
 }
+_NEUTRAL_HERE = frozenset({"presence_penalty", "frequency_penalty", "logit_bias"})
+"""Fields that a local model does not know, and need not where they are 0 or empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,7 @@ def _fields(body: Mapping[str, Any], strategy: Strategy, offer: Offer) -> Body:
     given = {
         name: value
         for name, value in body.items()
-        if value not in (None, [], {}, False) and name not in _OURS | _SAY_NOTHING and not _is_neutral(name, value)
+        if value is not None and name not in _OURS | _SAY_NOTHING and not _is_neutral(name, value)
     }
     refused = sorted(given.keys() & _OTHER_FORM)
     if refused:
@@ -155,6 +157,8 @@ def _fields(body: Mapping[str, Any], strategy: Strategy, offer: Offer) -> Body:
         return given
     same = {"temperature": offer.sampling.temperature, "top_p": offer.sampling.top_p}
     for name, value in given.items():
+        if name in _NEUTRAL_HERE and not value:
+            continue
         if name not in same:
             raise invalid(f"{name[:60]} is not known to the local model of this server; leave it out", name[:60])
         if value != same[name]:
@@ -164,6 +168,8 @@ def _fields(body: Mapping[str, Any], strategy: Strategy, offer: Offer) -> Body:
 
 def _is_neutral(name: str, value: Any) -> bool:
     """It asks for what is done anyway."""
+    if name in _OTHER_FORM and isinstance(value, bool | list | dict) and not value:
+        return True
     if name == "response_format":
         return isinstance(value, dict) and value.get("type") == "text"
     return value in _NEUTRAL.get(name, ()) or (name == "modalities" and value == ["text"])

@@ -22,6 +22,7 @@ from arts.evaluate.metrics import (
     sample_sizes,
     trunk_leaves,
 )
+from arts.evaluate.subsets import check_same_problems
 from arts.facts import Floats
 from arts.tree import ReasoningTree, path_log_prior
 
@@ -113,6 +114,7 @@ def compare_rollouts(
             "the two collections share no problem (problems are matched by id); give rollouts of the same problems"
         )
     partners = [by_id[tree.problem.id] for tree in shared]
+    check_same_problems(shared, partners)
     ids = [tree.problem.id for tree in shared]
     draws = read_draws(shared), read_draws(partners)
     common = min(one.num_samples for one in draws)
