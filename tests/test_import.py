@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+from arts.build import named_scorers
 from arts.cli import app
+from arts.evaluate.run import PAPER, evaluate_trees
+from arts.protocols import ScoredTrees
 from arts.rollouts import reading as reading_module
 from arts.rollouts.formats import read_row
 from arts.rollouts.importing import ImportSettings, fold_of, import_rollouts, tree_of
@@ -441,3 +444,19 @@ def test_the_extinction_zone_is_what_the_other_policy_never_solves(tmp_path: Pat
     assert subsets["extinction zone"]["num_problems"] == 2
     assert subsets["extinct, solved here"]["num_problems"] == 1
     assert subsets["extinct, solved here"]["selectors"]["random"]["value"] == 0.25
+
+
+def test_problems_that_share_nothing_but_a_number_are_not_compared(tmp_path: Path) -> None:
+    for name, text in (("a", "alpha"), ("b", "beta")):
+        rows = [row(0, sample("x", correct=False), problem=f"{text} {one}", id=one) for one in range(3)]
+        import_rollouts(write(tmp_path / f"{name}.jsonl", rows), tmp_path / name, ImportSettings())
+    with pytest.raises(ValueError, match="'alpha 0' in one of the two and 'beta 0' in the other"):
+        evaluate_trees(load_trees(tmp_path / "a"), against=load_trees(tmp_path / "b"))
+
+
+def test_two_verifiers_of_one_name_and_one_called_like_a_rule_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two verifiers are called score; name them"):
+        named_scorers(["python:a.py:score", "python:b.py:score"])
+    trees = imported(write(tmp_path / "a.jsonl", [row(0, sample("x"), sample("y", correct=False))]), tmp_path / "a")
+    with pytest.raises(ValueError, match=r"clash with the selectors \['shortest'\]"):
+        evaluate_trees(trees, {"shortest": ScoredTrees(trees, 0, 0)}, comparison=PAPER)

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -12,10 +13,14 @@ import openai
 import pytest
 from fake_server import Settings
 from servers import Running
-from serving import HTTP, TASK, client, exact_value, served, sums_scorer, toy_message, wait_until
+from serving import HTTP, TASK, client, exact_value, local_service, served, sums_scorer, toy_message, wait_until
 
+from arts.proposers.table import TableProposer
 from arts.search.strategies import STRATEGIES
+from arts.search.strategies.pool import Majority
+from arts.serve.errors import ApiError
 from arts.serve.names import listed_models, strategy_of_model
+from arts.serve.plan import _fields as plan_fields
 from arts.serve.service import Service
 from arts.tasks.conversation import ConversationTask
 from arts.tree import text_of
@@ -388,3 +393,14 @@ def test_closing_a_stream_of_openais_client_cancels_the_search() -> None:
         stream.close()
         wait_until(lambda: service.gate.num_inside == 0, "its place is still taken")
         assert not reading.is_alive() and len(upstream.app.rows) < 64
+
+
+def test_fields_of_zero_reach_the_server_and_empty_ones_of_other_forms_do_not() -> None:
+    body = {"temperature": 0, "top_k": 0, "enable_thinking": False, "min_p": 0.1, "tools": [], "logprobs": False}
+    upstream = replace(local_service(TableProposer()).offer, upstream=True)
+    here = local_service(TableProposer()).offer
+    wanted = plan_fields(body, Majority(n=2), upstream)
+    assert wanted == {"temperature": 0, "top_k": 0, "enable_thinking": False, "min_p": 0.1}
+    with pytest.raises(ApiError, match="temperature is 1 on this server"):
+        plan_fields({"temperature": 0}, Majority(n=2), here)
+    assert plan_fields({"presence_penalty": 0, "logit_bias": {}}, Majority(n=2), here) == {}

@@ -231,8 +231,13 @@ def test_the_log_has_ids_and_statuses_and_nothing_a_user_wrote(
     monkeypatch.setattr("arts.serve.app.plan", lambda *_: fails(Problem("x", secret), secret))
     answer = HTTP.post(toy[2] + CHAT, json={**BODY, "messages": toy_message(71)}, headers=headers)
     assert (answer.status_code, error_of(answer)["message"]) == (500, "the server failed")
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("arts")]
-    assert sum("traced POST /v1/chat/completions" in line for line in said) == 5
+
+    def said_so_far() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name.startswith("arts")]
+
+    # A line is written behind its answer, which the client has by then.
+    wait_until(lambda: sum("traced POST /v1/chat/completions" in line for line in said_so_far()) == 5, "five lines")
+    said = said_so_far()
     assert any("traced RuntimeError at " in line for line in said)
     assert any("traced GET other 404" in line for line in said)
     everything = "\n".join(record.getMessage() + str(record.exc_text or "") for record in caplog.records
