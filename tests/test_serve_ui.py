@@ -32,6 +32,8 @@ def locked() -> Iterator[str]:
 def test_the_page_is_there_only_where_it_was_asked_for() -> None:
     open_to_all, with_keys = local_service(TableProposer()), local_service(TableProposer())
     with running(build_app(open_to_all), open_to_all) as url:
+        listed = [row["id"] for row in HTTP.get(f"{url}/v1/models").json()["data"]]
+        assert listed == ["local", "arts-majority", "arts-self-consistency"]  # it has no verifier
         assert HTTP.get(f"{url}/").status_code == HTTP.get(f"{url}/ui/offer").status_code == 404
     with running(build_app(with_keys, keys=[KEY]), with_keys) as url:
         assert HTTP.get(f"{url}/").status_code == 401

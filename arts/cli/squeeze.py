@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arts.cli.shared import DEVICE, THREADS, say_if_unfinished, use_torch_threads
+from arts.cli.shared import DEVICE, THREADS, say_if_unfinished, say_what_it_is, use_torch_threads
 
 if TYPE_CHECKING:
     from arts.squeeze.paths import LikelihoodReport
@@ -97,7 +97,13 @@ def _toy(out: Path | None, report: bool, seed: int) -> None:
 def _load(folder: Path) -> "list[ReasoningTree]":
     from arts.store import load_trees, open_collection
 
-    say_if_unfinished(open_collection(folder))
+    collection = open_collection(folder)
+    say_if_unfinished(collection)
+    if collection.header.get("pool"):
+        raise ValueError(
+            f"{folder} is a pool of several policies, which is no law to compare; import one with --policy"
+        )
+    say_what_it_is(collection.header)
     return load_trees(folder)
 
 

@@ -133,7 +133,7 @@ def _add_others(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", responses={401: _ERRORS[401]})
     async def models() -> Response:
         """The base model, and names that choose a search."""
-        names = [service.offer.base_model, *listed_models()]
+        names = [service.offer.base_model, *listed_models(scored=service.offer.scored)]
         rows = [{"id": name, "object": "model", "created": started, "owned_by": "arts"} for name in names]
         return JSONResponse({"object": "list", "data": rows})
 

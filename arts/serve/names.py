@@ -66,7 +66,12 @@ def named_strategy(text: str, most: int) -> Strategy:
     return check_size(parse_strategy(text), most)
 
 
-def listed_models() -> list[str]:
-    """Names that /v1/models shows besides the base model; sizes may be added to most of them."""
+def listed_models(*, scored: bool = True) -> list[str]:
+    """Names that /v1/models shows besides the base model; sizes may be added to most of them.
+
+    Args:
+        scored: there is a verifier; without one only strategies that look at no scores can be had.
+    """
     plain = sorted(name for name in STRATEGIES if name not in ("arts", "best-of-n"))
-    return [f"{_PREFIX}search", f"{_PREFIX}best-of-16", *(f"{_PREFIX}{name}" for name in plain)]
+    names = [f"{_PREFIX}search", f"{_PREFIX}best-of-16", *(f"{_PREFIX}{name}" for name in plain)]
+    return [name for name in names if scored or strategy_of_model(name).scores == "none"]  # type: ignore[union-attr]

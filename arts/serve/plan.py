@@ -130,7 +130,7 @@ def _strategy(model: str, options: ArtsOptions, offer: Offer) -> tuple[Strategy,
     most = offer.limits.max_draws
     chosen = strategy_of_model(model)
     if chosen is None and model != offer.base_model:
-        names = ", ".join([offer.base_model, *listed_models()[:2]])
+        names = ", ".join([offer.base_model, *listed_models(scored=offer.scored)[:2]])
         raise ApiError(404, f"there is no such model here; try {names}, ...", code="model_not_found", param="model")
     if options.strategy is not None:
         return named_strategy(options.strategy, most), False

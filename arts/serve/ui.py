@@ -88,8 +88,8 @@ def about(service: Service) -> dict[str, Any]:
     task, limits = offer.task, offer.limits
     strategies = [
         {"model": name, "about": IN_WORDS[strategy.id], "scored": strategy.scores != "none"}
-        for name in listed_models()
-        if (strategy := strategy_of_model(name)) is not None and (offer.scored or strategy.scores == "none")
+        for name in listed_models(scored=offer.scored)
+        if (strategy := strategy_of_model(name)) is not None
     ]
     return {
         "base_model": offer.base_model,
