@@ -424,9 +424,8 @@ def test_a_pool_shows_nothing_that_is_a_mean_over_draws_of_one_policy(two_polici
     run_arts("import", str(two_policies), "--out", str(tmp_path / "out"), "--pool")
     printed = run_arts("evaluate", "--trees", str(tmp_path / "out"), "--out", str(tmp_path / "ev"))
     assert "is no law" in printed.stderr
-    compared = CliRunner().invoke(
-        app, ["squeeze", *(f"--{side}-trees={tmp_path / 'out'}" for side in ("base", "tuned"))]
-    )
+    both = (f"--{side}-trees={tmp_path / 'out'}" for side in ("base", "tuned"))
+    compared = CliRunner().invoke(app, ["squeeze", *both, "--out", str(tmp_path / "squeeze")])
     assert "is no law to compare" in str(compared.exception)
     results = json.loads((tmp_path / "ev" / "results.json").read_text())
     assert list(results["pass_at_k"]) == [str(results["num_samples"])]
