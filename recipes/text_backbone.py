@@ -52,7 +52,7 @@ class Settings:
     warmup_steps: int = 100
     seed: int = 0
     checkpoint_every_s: float = 120.0
-    stop_after_s: float = 3600.0
+    stop_after_s: float = 2400.0
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
