@@ -58,20 +58,24 @@ def _flat(row: Row) -> Record:
 def _sample(row: object, place: int, answer_field: str = "answer") -> Sample:
     if not isinstance(row, Mapping) or not isinstance(row.get("text"), str):
         raise ValueError(f"sample {place} has no `text`")
-    policy = _first(row, "policy", "model")
     scores = _first(row, "step_scores") or ()
     if not isinstance(scores, Sequence) or isinstance(scores, str):
         raise ValueError(f"step_scores of sample {place} is {_kind(scores)}; it must be a list")
     answer = row.get(answer_field)
     return Sample(
         text=row["text"],
-        policy=UNNAMED if policy is None else str(policy),
+        policy=_policy(row),
         answer=None if answer is None else str(answer),
         correct=_label(row, place),
         steps=tuple(map(str, _first(row, "steps") or ())),
         step_scores=tuple(_number(score, "step score") for score in scores),
         is_finished=row.get("finished") not in (False, 0) and row.get("finish_reason") != "length",
     )
+
+
+def _policy(row: Row) -> str:
+    found = _first(row, "policy", "model")
+    return UNNAMED if found is None else str(found)
 
 
 def _label(row: Row, place: int) -> bool | None:
@@ -143,7 +147,7 @@ def _reasoning_gym(row: Row) -> Record:
         samples.append(
             Sample(
                 text=one["full_model_response"],
-                policy=str(row.get("policy", UNNAMED)),
+                policy=_policy(row),
                 answer=None if answer is None else str(answer),
                 correct=_label(one, place),
             )
