@@ -9,6 +9,7 @@ import sys
 import typer
 
 from arts.build import LOCAL_HINT
+from arts.cli.baselines import finetune_command, grpo_command
 from arts.cli.collect import collect_command
 from arts.cli.data import leakage_command, steps_command
 from arts.cli.doctor import doctor_command
@@ -41,6 +42,8 @@ app.command("leakage")(leakage_command)
 app.command("steps")(steps_command)
 app.command("view")(view_command)
 app.command("squeeze")(squeeze_command)
+app.command("grpo")(grpo_command)
+app.command("finetune")(finetune_command)
 app.command("solve")(solve_command)
 app.command("serve")(serve_command)
 app.command("demo")(demo_command)

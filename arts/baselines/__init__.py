@@ -1,0 +1,1 @@
+"""What ARTS is compared to: models that are tuned where ours stays frozen."""

@@ -1,0 +1,294 @@
+"""GRPO (Shao et al. 2024, arXiv 2402.03300) through TRL's trainer: the tuned model that a frozen one is compared to.
+
+The prompts are those of `arts collect` and the checker is the task's, so that both roads see the same problems and the
+same reward: 1 for a right finished solution, 0 for anything else. The loss, sampling and checkpoints are TRL's. Every
+step's tokens are in its log, hence the bill of an interrupted run is complete. Knows no search and no verifier.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig, GRPOTrainer
+
+from arts.baselines.runs import claim, lora_config, save_model, without_news, write_result
+from arts.lm.load import LanguageModel
+from arts.protocols import Task
+from arts.tree import Problem, text_of
+
+SMALL_MODEL = 100_000_000  # weights; below it the default learning rate is that of models trained from scratch
+_TOKENS = "generated_tokens"  # of one update, in the trainer's own log
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOSettings:
+    """One run. The defaults are plain GRPO: advantages of a group over its standard deviation, no KL, on-policy."""
+
+    group_size: int = 8
+    "draws of one problem"
+    problems_per_update: int = 48
+    max_updates: int = 600
+    learning_rate: float | None = None
+    "constant; None: 5e-5 below 100 million weights, else TRL's 1e-6"
+    temperature: float = 1.0
+    max_new_tokens: int | None = None
+    "of a draw; None: the task's limit"
+    draws_per_batch: int = 0
+    "run forward and backward at once; 0: a whole update's. Gradients do not depend on it, memory does"
+    tuning: str = "full"
+    "full, or lora, whose adapter is merged into the saved model"
+    num_problems: int = 20_000
+    "of the training split, fewer where the task has fewer"
+    first_problem: int = 0
+    validation_problems: int = 200
+    "of the validation split; 0: no validation, and no early end"
+    validation_draws: int = 4
+    validate_every: int = 25
+    "updates"
+    patience: int = 4
+    "validations without a better pass@1 before it stops; the best model is kept"
+    keep_checkpoints: int = 2
+    seed: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    "fields of `trl.GRPOConfig`, which go before everything above"
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2:
+            raise ValueError(f"group_size is {self.group_size}; one draw has no group to be compared to: at least 2")
+        for name in ("problems_per_update", "max_updates", "validate_every", "patience", "validation_draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        draws = self.group_size * self.problems_per_update
+        if self.draws_per_batch and draws % self.draws_per_batch:
+            raise ValueError(
+                f"draws_per_batch is {self.draws_per_batch}; it must divide the {draws} draws of an update "
+                f"({self.problems_per_update} problems of {self.group_size})"
+            )
+        if self.tuning not in ("full", "lora"):
+            raise ValueError(f"tuning is {self.tuning!r}; allowed are 'full' and 'lora'")
+        known = {entry.name for entry in fields(GRPOConfig)}
+        unknown = sorted(set(self.extra) - known)
+        if unknown:
+            raise ValueError(f"trl.GRPOConfig has no field {', '.join(unknown)}; see its documentation for all of them")
+
+
+@dataclass(frozen=True)
+class TokenBill:
+    """What a run computed, in tokens."""
+
+    draws: int
+    prompt_tokens: int
+    "each draw's own, as the trainer runs them"
+    generated_tokens: int
+    validation_tokens: int
+    "generated to validate, not to learn"
+
+    @property
+    def trained_tokens(self) -> int:
+        """Through forward and backward once more: prompts and draws of every update."""
+        return self.prompt_tokens + self.generated_tokens
+
+
+@dataclass(frozen=True)
+class GRPOResult:
+    model: Path
+    num_updates: int
+    best_update: int
+    "whose weights were kept"
+    validation: tuple[tuple[int, float], ...]
+    "(update, pass@1)"
+    bill: TokenBill
+
+
+def train_grpo(
+    language_model: LanguageModel,
+    task: Task,
+    settings: GRPOSettings,
+    out: Path,
+    *,
+    watch: Callable[[int, str], None] = lambda update, note: None,
+    trainer_class: type[GRPOTrainer] = GRPOTrainer,
+) -> GRPOResult:
+    """Tune a model on a task's training problems and save it to `out/model`; an interrupted run there goes on.
+
+    Args:
+        watch: called after every update with its number and a line on it.
+        trainer_class: a subclass with another advantage or loss, for the cures of the squeeze.
+
+    Raises:
+        ValueError: no problems, or `out` holds a run with other settings.
+    """
+    described = {
+        "model": language_model.fingerprint,
+        "task": task.name,
+        "trainer": trainer_class.__name__,
+        **asdict(settings),
+    }
+    claim(out, described)
+    if language_model.tokenizer.pad_token is None:
+        language_model.tokenizer.pad_token = language_model.tokenizer.eos_token
+    train = _problems(task, "train", settings.num_problems, settings)
+    validation = _problems(task, "validation", settings.validation_problems, settings)
+    if not train:
+        raise ValueError(f"task {task.name} has no training problems; give one that has, or another split rule")
+    checkpoints = out / "checkpoints"
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    config = build_config(language_model, task, settings, checkpoints, num_validation=len(validation))
+    config.eval_on_start &= last is None
+    trainer = trainer_class(
+        model=language_model.model,
+        reward_funcs=reward_by(task, [*train, *validation], config),
+        args=config,
+        train_dataset=_dataset(language_model, train, first=0),
+        eval_dataset=_dataset(language_model, validation, first=len(train)) if validation else None,
+        processing_class=language_model.tokenizer,
+        callbacks=[_Watch(watch), *([EarlyStoppingCallback(settings.patience)] if validation else [])],
+        peft_config=lora_config() if settings.tuning == "lora" else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    with without_news():
+        trainer.train(resume_from_checkpoint=last)
+    save_model(trainer, language_model, out / "model", merge=settings.tuning == "lora")
+    result = _result(trainer, settings, out)
+    write_result(trainer, out / "grpo.json", described, result)
+    return result
+
+
+def build_config(
+    language_model: LanguageModel, task: Task, settings: GRPOSettings, checkpoints: Path, *, num_validation: int
+) -> GRPOConfig:
+    """TRL's settings for ours."""
+    model = language_model.model
+    draws = settings.group_size * settings.problems_per_update
+    batch = settings.draws_per_batch or draws
+    rate = settings.learning_rate or (5e-5 if model.num_parameters() < SMALL_MODEL else 1e-6)
+    on_cpu = language_model.device.type == "cpu"
+    chosen: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "seed": settings.seed,
+        "max_steps": settings.max_updates,
+        "learning_rate": rate,
+        "lr_scheduler_type": "constant",  # where it stops is not known in advance
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": draws // batch,
+        "num_generations": settings.group_size,
+        "temperature": settings.temperature,
+        "max_completion_length": settings.max_new_tokens or task.max_new_tokens,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        "beta": 0.0,
+        "num_iterations": 1,
+        "save_total_limit": settings.keep_checkpoints,
+        "save_strategy": "steps",
+        "save_steps": settings.validate_every,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": on_cpu,
+        "bf16": not on_cpu,
+        "gradient_checkpointing": model.num_parameters() >= SMALL_MODEL,
+        "dataloader_pin_memory": not on_cpu,
+    }
+    if num_validation:
+        most = max(1, draws // settings.validation_draws)
+        at_once = max(
+            share for share in range(1, most + 1) if num_validation % share == 0
+        )  # equal batches: a plain mean
+        chosen |= {
+            "eval_strategy": "steps",
+            "eval_steps": settings.validate_every,
+            "eval_on_start": True,
+            "num_generations_eval": settings.validation_draws,
+            "per_device_eval_batch_size": at_once * settings.validation_draws,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_reward",
+            "greater_is_better": True,
+        }
+    with without_news():
+        return GRPOConfig(**(chosen | dict(settings.extra)))
+
+
+def reward_by(task: Task, problems: Sequence[Problem], config: GRPOConfig) -> Callable[..., list[float]]:
+    """The task's verdict as TRL's reward: 1.0 for a right finished solution. A draw that was cut off is wrong."""
+    limit = config.max_completion_length
+
+    def right(
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        index: Sequence[int],
+        log_metric: Callable[[str, float], None],
+        **_: Any,
+    ) -> list[float]:
+        log_metric(_TOKENS, float(sum(map(len, completion_ids))))
+        rewards = []
+        for completion, ids, place in zip(completions, completion_ids, index, strict=True):
+            text = completion if isinstance(completion, str) else text_of(completion[-1]["content"])
+            finished = limit is None or len(ids) < limit
+            rewards.append(float(finished and task.judge(problems[place], text).correct))
+        return rewards
+
+    return right
+
+
+def _problems(task: Task, split: Any, number: int, settings: GRPOSettings) -> list[Problem]:
+    first = settings.first_problem if split == "train" else 0
+    return list(islice(task.problems(split, 0), first, first + number))
+
+
+def _dataset(language_model: LanguageModel, problems: Sequence[Problem], *, first: int) -> Dataset:
+    """Prompts as TRL wants them: messages where there is a chat template, else the text that `arts collect` sends."""
+    text = language_model.text
+    templated = language_model.tokenizer.chat_template is not None
+    prompts: list[Any] = [
+        [{"role": message["role"], "content": text_of(message.get("content"))} for message in problem.messages]
+        if templated
+        else text.prompt_text(problem.messages)
+        for problem in problems
+    ]
+    lengths = [len(text.prompt_ids(problem.messages)) for problem in problems]
+    return Dataset.from_dict(
+        {"prompt": prompts, "index": list(range(first, first + len(problems))), "prompt_tokens": lengths}
+    )
+
+
+def _result(trainer: GRPOTrainer, settings: GRPOSettings, out: Path) -> GRPOResult:
+    history = trainer.state.log_history
+    updates = [row for row in history if _TOKENS in row]
+    draws = settings.group_size * settings.problems_per_update * len(updates)
+    processes = trainer.accelerator.num_processes  # metrics are means over them
+    generated = round(sum(row[_TOKENS] for row in updates) * processes)
+    seen = max((round(row["num_tokens"]) for row in updates), default=0)  # TRL's sum of prompts and draws
+    validations = [row for row in history if f"eval_{_TOKENS}" in row]
+    tested = 0
+    if trainer.eval_dataset is not None:
+        batches = len(trainer.get_eval_dataloader())
+        tested = round(sum(row[f"eval_{_TOKENS}"] for row in validations) * batches * processes)
+    best = trainer.state.best_model_checkpoint
+    return GRPOResult(
+        model=out / "model",
+        num_updates=trainer.state.global_step,
+        best_update=int(Path(best).name.rpartition("-")[2]) if best else trainer.state.global_step,
+        validation=tuple((int(row["step"]), float(row["eval_reward"])) for row in validations),
+        bill=TokenBill(draws, seen - generated, generated, tested),
+    )
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Passes every update on to whoever looks."""
+
+    def __init__(self, watch: Callable[[int, str], None]) -> None:
+        self.watch = watch
+        self.validated = ""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
+        if "eval_reward" in logs:
+            self.validated = f", validation pass@1 {float(logs['eval_reward']):.3f}"
+        elif "reward" in logs:
+            flat = float(logs["frac_reward_zero_std"])
+            note = f"right {float(logs['reward']):.3f}, groups without contrast {flat:.0%}{self.validated}"
+            self.watch(state.global_step, note)

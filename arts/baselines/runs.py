@@ -1,0 +1,60 @@
+"""What runs of TRL's trainers have in common: the folder that one run owns, its saved model, its result file."""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from arts.lm.load import LanguageModel
+from arts.store import write_atomically
+
+
+def claim(out: Path, described: Mapping[str, Any]) -> None:
+    """Write down which run this folder holds. Raises ValueError where it holds another."""
+    path = out / "settings.json"
+    text = json.dumps(described, indent=2, default=str) + "\n"
+    if path.is_file():
+        before, now = json.loads(path.read_text()), json.loads(text)
+        differ = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        if differ:
+            raise ValueError(
+                f"{out} holds a run with another {', '.join(differ)}; give another --out, or remove that folder"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+
+
+@contextmanager
+def without_news() -> Iterator[None]:
+    """Without what TRL and transformers have to say to their own callers about versions to come."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def lora_config() -> Any:
+    """Adapters on all linear layers."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def save_model(trainer: Any, language_model: LanguageModel, folder: Path, *, merge: bool) -> None:
+    """A plain model folder; adapters are merged into the weights."""
+    if not trainer.accelerator.is_main_process:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    (model.merge_and_unload() if merge else model).save_pretrained(folder)
+    language_model.tokenizer.save_pretrained(folder)
+
+
+def write_result(trainer: Any, path: Path, described: Mapping[str, Any], result: Any) -> None:
+    """Settings, result and the trainer's log in one file."""
+    if trainer.accelerator.is_main_process:
+        history = [row for row in trainer.state.log_history if "train_runtime" not in row]
+        rows = {"settings": described, "result": asdict(result), "history": history}
+        write_atomically(path, json.dumps(rows, indent=2, default=str) + "\n")
