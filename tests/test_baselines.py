@@ -128,6 +128,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights_and_bill(run: tuple[Path
     assert differ(weights(whole.model), weights(again.model)) == 0
     assert again.bill == whole.bill
     assert again.validation == whole.validation
+    assert train_grpo(shipped(), CountdownTask(), SMALL, tmp_path / "run") == again  # finished: nothing is done again
+    (tmp_path / "run" / "grpo.json").unlink()  # as if stopped between the last checkpoint and the result
+    assert train_grpo(shipped(), CountdownTask(), SMALL, tmp_path / "run") == again
     with pytest.raises(ValueError, match="another group_size"):
         train_grpo(shipped(), CountdownTask(), GRPOSettings(group_size=2), tmp_path / "run")
 
@@ -198,6 +201,7 @@ def test_fine_tuning_makes_what_was_right_likelier(tmp_path: Path) -> None:
     examples = right_solutions(trees, model.text, 4)
     assert result.trained_tokens == 4 * sum(len(one.prompt_ids) + len(one.solution_ids) for one in examples)
     assert result.num_problems == sum(any(n.verdict and n.verdict.correct for n in tree.nodes) for tree in trees)
+    assert finetune(shipped(), trees, FinetuneSettings(num_epochs=4, batch_size=8), tmp_path / "tuned") == result
     with pytest.raises(ValueError, match="no right solution"):
         finetune(model, [], FinetuneSettings(), tmp_path / "none")
 

@@ -5,6 +5,7 @@
 trees, so that what is learned is what was drawn. Knows no checker: trees carry their verdicts.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
-from arts.baselines.runs import claim, lora_config, save_model, without_news, write_result
+from arts.baselines.runs import checkpoint_before, claim, lora_config, save_model, without_news, write_result
 from arts.lm.load import LanguageModel, TokenizerFolder
 from arts.tree import ReasoningTree
 
+RESULT = "finetune.json"
 _IGNORED = -100  # of a label that is no target, in torch and transformers
 
 
@@ -86,7 +87,8 @@ def finetune(
     *,
     watch: Callable[[int, int, str], None] = lambda step, num_steps, note: None,
 ) -> FinetuneResult:
-    """Train a model on the right solutions of trees and save it to `out/model`; an interrupted run there goes on.
+    """Train a model on the right solutions of trees and save it to `out/model`; an interrupted run there goes on,
+    and a finished one is only read.
 
     Args:
         watch: called with the step, the number of steps and a line on it.
@@ -99,7 +101,11 @@ def finetune(
         raise ValueError("there is no right solution in these trees to learn from; draw or search more problems")
     described = {"model": language_model.fingerprint, "num_solutions": len(examples), **asdict(settings)}
     claim(out, described)
+    if (out / RESULT).is_file():
+        found = json.loads((out / RESULT).read_text())["result"]
+        return FinetuneResult(**{**found, "model": Path(found["model"])})
     checkpoints = out / "checkpoints"
+    num_steps = settings.num_epochs * -(-len(examples) // settings.batch_size)
     with without_news():
         trainer = SFTTrainer(
             model=language_model.model,
@@ -110,7 +116,7 @@ def finetune(
             peft_config=lora_config() if settings.tuning == "lora" else None,
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+        trainer.train(resume_from_checkpoint=checkpoint_before(checkpoints, num_steps))
     save_model(trainer, language_model, out / "model", merge=settings.tuning == "lora")
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     last_epoch = losses[-max(1, len(losses) // settings.num_epochs) :]
@@ -121,7 +127,7 @@ def finetune(
         trained_tokens=settings.num_epochs * sum(len(one.prompt_ids) + len(one.solution_ids) for one in examples),
         loss=sum(last_epoch) / len(last_epoch),
     )
-    write_result(trainer, out / "finetune.json", described, result)
+    write_result(trainer, out / RESULT, described, result)
     return result
 
 

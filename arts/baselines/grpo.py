@@ -5,6 +5,7 @@ same reward: 1 for a right finished solution, 0 for anything else. The loss, sam
 step's tokens are in its log, hence the bill of an interrupted run is complete. Knows no search and no verifier.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
@@ -13,15 +14,15 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
-from arts.baselines.runs import claim, lora_config, save_model, without_news, write_result
+from arts.baselines.runs import checkpoint_before, claim, lora_config, save_model, without_news, write_result
 from arts.lm.load import LanguageModel
 from arts.protocols import Task
 from arts.tree import Problem, text_of
 
 SMALL_MODEL = 100_000_000  # weights; below it the default learning rate is that of models trained from scratch
+RESULT = "grpo.json"
 _TOKENS = "generated_tokens"  # of one update, in the trainer's own log
 
 
@@ -32,7 +33,7 @@ class GRPOSettings:
     group_size: int = 8
     "draws of one problem"
     problems_per_update: int = 48
-    max_updates: int = 600
+    max_updates: int = 300
     learning_rate: float | None = None
     "constant; None: 5e-5 below 100 million weights, else TRL's 1e-6"
     temperature: float = 1.0
@@ -114,7 +115,8 @@ def train_grpo(
     watch: Callable[[int, str], None] = lambda update, note: None,
     trainer_class: type[GRPOTrainer] = GRPOTrainer,
 ) -> GRPOResult:
-    """Tune a model on a task's training problems and save it to `out/model`; an interrupted run there goes on.
+    """Tune a model on a task's training problems and save it to `out/model`; an interrupted run there goes on, and
+    a finished one is only read.
 
     Args:
         watch: called after every update with its number and a line on it.
@@ -130,6 +132,8 @@ def train_grpo(
         **asdict(settings),
     }
     claim(out, described)
+    if (out / RESULT).is_file():
+        return _read_result(out)
     if language_model.tokenizer.pad_token is None:
         language_model.tokenizer.pad_token = language_model.tokenizer.eos_token
     train = _problems(task, "train", settings.num_problems, settings)
@@ -137,7 +141,7 @@ def train_grpo(
     if not train:
         raise ValueError(f"task {task.name} has no training problems; give one that has, or another split rule")
     checkpoints = out / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    last = checkpoint_before(checkpoints, settings.max_updates)
     config = build_config(language_model, task, settings, checkpoints, num_validation=len(validation))
     config.eval_on_start &= last is None
     trainer = trainer_class(
@@ -155,7 +159,7 @@ def train_grpo(
         trainer.train(resume_from_checkpoint=last)
     save_model(trainer, language_model, out / "model", merge=settings.tuning == "lora")
     result = _result(trainer, settings, out)
-    write_result(trainer, out / "grpo.json", described, result)
+    write_result(trainer, out / RESULT, described, result)
     return result
 
 
@@ -253,6 +257,18 @@ def _dataset(language_model: LanguageModel, problems: Sequence[Problem], *, firs
     lengths = [len(text.prompt_ids(problem.messages)) for problem in problems]
     return Dataset.from_dict(
         {"prompt": prompts, "index": list(range(first, first + len(problems))), "prompt_tokens": lengths}
+    )
+
+
+def _read_result(out: Path) -> GRPOResult:
+    """Of a run that is finished."""
+    found = json.loads((out / RESULT).read_text())["result"]
+    return GRPOResult(
+        model=Path(found["model"]),
+        num_updates=found["num_updates"],
+        best_update=found["best_update"],
+        validation=tuple((step, rate) for step, rate in found["validation"]),
+        bill=TokenBill(**found["bill"]),
     )
 
 

@@ -28,6 +28,13 @@ def claim(out: Path, described: Mapping[str, Any]) -> None:
     write_atomically(path, text)
 
 
+def checkpoint_before(folder: Path, step: int) -> str | None:
+    """The last checkpoint from which something is left to do: from the very last, a trainer would make a step more."""
+    steps = sorted(int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*"))
+    before = [one for one in steps if one < step]
+    return str(folder / f"checkpoint-{before[-1]}") if before else None
+
+
 @contextmanager
 def without_news() -> Iterator[None]:
     """Without what TRL and transformers have to say to their own callers about versions to come."""

@@ -24,7 +24,7 @@ def grpo_command(
     out: Annotated[Path, typer.Option(help="folder of the run; an interrupted one there goes on")],
     task: TASK = "countdown",
     model: _MODEL = "countdown",
-    updates: Annotated[int, typer.Option(help="at most; it stops where validation pass@1 stops rising")] = 600,
+    updates: Annotated[int, typer.Option(help="at most; it stops where validation pass@1 stops rising")] = 300,
     group_size: Annotated[int, typer.Option(help="draws a problem")] = 8,
     problems_per_update: int = 48,
     learning_rate: Annotated[float | None, typer.Option(help="default: by the size of the model")] = None,

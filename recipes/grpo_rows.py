@@ -1,0 +1,170 @@
+"""Rows of the comparison with GRPO (grpo.sh): what every pool of draws holds, and what every verifier picks from it.
+
+    python recipes/grpo_rows.py        # every collection of runs/grpo/pools, into results/grpo.jsonl; rows are resumed
+
+A pool is named MODEL-DRAWS, such as `base-256` or `grpo-0-16`. Those of 16 are chosen from: by majority, and by the
+verifiers of the objectives experiment (objectives.sh), which learned from 2,400 problems and three seeds each.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arts.build import about, build_verifier
+from arts.evaluate.metrics import (
+    argmax_accuracy,
+    chosen_aggregation,
+    draw_subsets,
+    read_draws,
+    read_log_flows,
+    vote_accuracy,
+)
+from arts.lm.load import quiet, use_threads
+from arts.store import dump, load_trees, open_collection
+from arts.tree import ReasoningTree
+from arts.verifier.scorer import FlowScorer
+
+RUNS, POOLS, RESULTS = Path("runs/objectives"), Path("runs/grpo/pools"), Path("results/grpo.jsonl")
+CHOSEN_FROM = 16
+SEEDS = (0, 1, 2)
+VERIFIERS = {
+    "PRM": "pointwise_prm",
+    "RM": "pairwise_rm",
+    "outcome": "outcome",
+    "mean flow": "mean_flow",
+    "ARTS (RFM as published)": "rfm",
+    "ARTS (RFM, leaf_weight=4)": "rfm-leaf_weight=4.0",
+}
+SHIPPED = "ARTS (shipped)"
+Row = dict[str, Any]
+
+
+def verifier_folder(name: str, seed: int) -> str:
+    return "countdown" if name == SHIPPED else str(RUNS / f"{VERIFIERS[name]}-2400-s{seed}-lr0.0003")
+
+
+def pool_rows(name: str, trees: Sequence[ReasoningTree]) -> Iterator[Row]:
+    draws = read_draws(trees)
+    yield {
+        "row": "draws",
+        "pool": name,
+        "num_draws": draws.num_samples,
+        "right": " ".join(map(str, draws.num_correct_P)),
+        "different": " ".join(map(str, (_different(tree) for tree in trees))),
+        "tokens": sum(tree.usage.generated_tokens for tree in trees) / len(trees) / draws.num_samples,
+    }
+
+
+def _different(tree: ReasoningTree) -> int:
+    """Right answers that differ, up to commutativity."""
+    return len({node.verdict.answer for node in tree.nodes if node.verdict is not None and node.verdict.correct})
+
+
+def majority_row(pool: str, trees: Sequence[ReasoningTree]) -> Row:
+    draws = read_draws(trees)
+    everybody = draw_subsets(draws.num_samples, draws.num_samples, 0)
+    picked = vote_accuracy(draws, np.zeros(draws.correct_PN.shape), everybody)
+    return {"row": "picks", "pool": pool, "by": "majority", "seed": 0, "right": _packed(picked)}
+
+
+def picks_row(pool: str, trees: Sequence[ReasoningTree], by: str, seed: int) -> Row:
+    scored = FlowScorer(build_verifier(verifier_folder(by, seed))).score(trees)
+    flows = read_log_flows(scored.trees, chosen_aggregation(scored.scale))
+    picked = argmax_accuracy(read_draws(trees), flows, CHOSEN_FROM)
+    return {
+        "row": "picks",
+        "pool": pool,
+        "by": by,
+        "seed": seed,
+        "right": _packed(picked),
+        "tokens": scored.computed_tokens / len(trees),
+    }
+
+
+def _packed(values: np.ndarray) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def bill_rows() -> Iterator[Row]:
+    """What the roads cost before the first question: tokens drawn, and tokens through forward and backward."""
+    for path in sorted(Path("runs/grpo").glob("*/grpo.json")):
+        found = json.loads(path.read_text())
+        bill, result = found["result"]["bill"], found["result"]
+        yield {
+            "row": "bill",
+            "of": path.parent.name,
+            "drawn": bill["generated_tokens"],
+            "trained": bill["prompt_tokens"] + bill["generated_tokens"],
+            "validation": bill["validation_tokens"],
+            "updates": result["num_updates"],
+            "kept": result["best_update"],
+            "curve": result["validation"],
+        }
+    own = [_tree_bill(Path("runs/countdown") / name) for name in ("trees-a", "trees-b", "trees-3", "trees-5")]
+    dense = [_tree_bill(Path("runs/countdown") / name) for name in ("deep-a", "deep-b", "deep-3")]
+    drawn, distinct, number = own[0]
+    share = 2400 / number
+    yield {"row": "bill", "of": "verifiers", "drawn": drawn * share, "trained": 2 * distinct * share}
+    yield {
+        "row": "bill",
+        "of": SHIPPED,
+        "drawn": sum(one[0] for one in own + dense),
+        "trained": 4 * sum(one[1] for one in own) + sum(one[1] for one in dense),
+    }
+
+
+def _tree_bill(folder: Path) -> tuple[int, int, int]:
+    """Tokens generated, distinct tokens with prompts, trees."""
+    drawn = distinct = number = 0
+    for tree in open_collection(folder).trees():
+        drawn += tree.usage.generated_tokens
+        distinct += tree.num_distinct_tokens() + tree.usage.prompt_tokens // max(1, tree.usage.requests)
+        number += 1
+    return drawn, distinct, number
+
+
+def main() -> None:
+    use_threads(1)
+    quiet()
+    RESULTS.parent.mkdir(exist_ok=True)
+    there = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    known = {_key(json.loads(line)) for line in there}
+    made = {key: about()[key] for key in ("date", "commit")}
+
+    def keep(row: Row) -> None:
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(dump(row | {"about": made}) + "\n")
+        print(*(str(value)[:40] for value in row.values()), flush=True)
+
+    for folder in sorted(path.parent for path in POOLS.glob("*/collection.json")):
+        wanted: list[tuple[str, int]] = []
+        if folder.name.endswith(f"-{CHOSEN_FROM}"):
+            seeds = SEEDS if folder.name.startswith("base") else (int(folder.name.split("-")[-2]),)
+            wanted = [(by, seed) for by in VERIFIERS for seed in seeds] + [(SHIPPED, 0), ("majority", 0)]
+        missing = [
+            one
+            for one in wanted
+            if _key({"row": "picks", "pool": folder.name, "by": one[0], "seed": one[1]}) not in known
+        ]
+        new = _key({"row": "draws", "pool": folder.name}) not in known
+        if not missing and not new:
+            continue
+        trees = load_trees(folder)
+        for row in pool_rows(folder.name, trees) if new else ():
+            keep(row)
+        for by, seed in missing:
+            keep(majority_row(folder.name, trees) if by == "majority" else picks_row(folder.name, trees, by, seed))
+    for row in bill_rows():
+        if _key(row) not in known:
+            keep(row)
+
+
+def _key(row: Row) -> str:
+    return json.dumps([row["row"], row.get("pool"), row.get("by"), row.get("seed"), row.get("of")])
+
+
+if __name__ == "__main__":
+    main()
