@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The frozen model with a verifier against the same model tuned by GRPO: tables and plot of docs/squeeze.md.
+# The frozen model with a verifier against the same model tuned by GRPO: tables and plot of docs/grpo.md.
 #
 # Needs the verifiers of objectives.sh and the trees of countdown.sh (for their bills). Every command goes on where it was
 # interrupted. Cost on one core of a shared CPU machine (2026-11-21): a GRPO run 30 to 50 min, a pool of 64 draws 4 min.
@@ -13,11 +13,11 @@ for seed in 0 1 2; do $python -m arts grpo --seed $seed --keep-checkpoints 100 -
 
 # 2. The two cures that did best on toy trees, in its place; same draws an update.
 for cure in flowrl deepsearch; do
-    $python recipes/grpo_cures.py $cure --set max_updates=200 --set keep_checkpoints=100 --out "$out/$cure-0"
+    $python recipes/grpo_cures.py $cure --set max_updates=100 --set keep_checkpoints=100 --out "$out/$cure-0"
 done
 
-# 3. One factor at a time, 100 updates.
-short=(--updates 100 --validation-problems 0)
+# 3. One factor at a time, 50 updates.
+short=(--updates 50 --validation-problems 0)
 $python -m arts grpo "${short[@]}" --group-size 4 --problems-per-update 96 --out "$out/group-4"
 $python -m arts grpo "${short[@]}" --group-size 32 --problems-per-update 12 --out "$out/group-32"
 $python -m arts grpo "${short[@]}" --temperature 0.7 --out "$out/temperature-0.7"
@@ -47,10 +47,11 @@ for seed in 0 1 2; do
     pool grpo-$seed "hf:$out/seed-$seed/model" 64 1 500
 done
 for updates in 25 50 100 200; do
-    pool "seed-0-after-$updates" "hf:$out/seed-0/checkpoints/checkpoint-$updates" 64 1 300
+    pool "seed-0-after-$updates" "hf:$out/seed-0/checkpoints/checkpoint-$updates" 64 1 200
 done
-for run in flowrl-0 deepsearch-0 group-4 group-32 temperature-0.7 rate-1.5e-4 three-numbers expert-1 expert-2 expert-3; do
-    pool $run "hf:$out/$run/model" 64 1 300
+for run in flowrl deepsearch; do pool "$run-after-100" "hf:$out/$run-0/checkpoints/checkpoint-100" 64 1 200; done
+for run in group-4 group-32 temperature-0.7 rate-1.5e-4 three-numbers expert-1 expert-2 expert-3; do
+    pool $run "hf:$out/$run/model" 64 1 200
 done
 
 # 6. Rows, tables, plot.

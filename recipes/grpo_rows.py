@@ -140,6 +140,10 @@ def main() -> None:
         print(*(str(value)[:40] for value in row.values()), flush=True)
 
     for folder in sorted(path.parent for path in POOLS.glob("*/collection.json")):
+        collection = open_collection(folder)
+        if collection.num_trees() < collection.header["settings"]["num_problems"]:
+            print(f"{folder}: not finished, left out")
+            continue
         wanted: list[tuple[str, int]] = []
         if folder.name.endswith(f"-{CHOSEN_FROM}"):
             seeds = SEEDS if folder.name.startswith("base") else (int(folder.name.split("-")[-2]),)

@@ -22,7 +22,7 @@ from arts.evaluate.metrics import Estimate, hit_chance, paired_bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "grpo.jsonl"
-PAGES = [ROOT / "docs" / "squeeze.md"]
+PAGES = [ROOT / "docs" / "grpo.md"]
 PLOT = ROOT / "docs" / "grpo_curves.svg"
 PLACE = re.compile(r"(<!-- grpo: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 SEEDS = (0, 1, 2)
@@ -229,10 +229,10 @@ def draw(rows: Rows, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     groups = {
         "base": (["base-256"], "black"),
-        "GRPO (3 seeds)": ([f"grpo-{seed}-64" for seed in seeds_of(rows)], "#c0392b"),
-        "trajectory balance": (["flowrl-0-64"], "#2471a3"),
-        "DeepSearch's advantages": (["deepsearch-0-64"], "#1e8449"),
-        "expert iteration": (["expert-64"], "#7d3c98"),
+        "GRPO, 3 seeds": ([f"grpo-{seed}-64" for seed in seeds_of(rows)], "#c0392b"),
+        "trajectory balance, 100 updates": (["flowrl-after-100-64"], "#2471a3"),
+        "DeepSearch's advantages, 100 updates": (["deepsearch-after-100-64"], "#1e8449"),
+        "expert iteration, 3 rounds": (["expert-3-64"], "#7d3c98"),
     }
     for label, (pools, colour) in groups.items():
         if not all(pool in rows.draws for pool in pools):
