@@ -162,6 +162,10 @@ class ScoreRequest:
     "how many steps at its end are to be scored; 1 also for the problem itself"
 
 
+class PathTooLong(ValueError):
+    """A path has more tokens than a scorer can read."""
+
+
 class ScoreReply(NamedTuple):
     log_scores: tuple[float, ...]
     "of the last `num_new` steps, first step first, on the scorer's scale"

@@ -135,5 +135,5 @@ def test_a_port_of_the_system_asks_for_another(monkeypatch: pytest.MonkeyPatch) 
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "bind", refuse)
-    with pytest.raises(ValueError, match="port 80 of 127.0.0.1 .*give a --port above 1023"):
+    with pytest.raises(ValueError, match=r"port 80 of 127\.0\.0\.1 .*give a --port above 1023"):
         run.bind("127.0.0.1", 80)
