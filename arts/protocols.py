@@ -188,3 +188,15 @@ class StepScorer(Protocol):
     def forget(self) -> None:
         """Know nothing of what was scored so far, so that the next search pays for all it asks."""
         ...
+
+
+@runtime_checkable
+class ConcurrentScorer(StepScorer, Protocol):
+    """A verifier that works elsewhere: it is asked for the scores of one search while others wait for theirs."""
+
+    def submit(self, requests: Sequence[ScoreRequest]) -> Future[list[ScoreReply]]:
+        """Start on requests about one problem. Cancelling the future stops the work.
+
+        The future raises an exception where there are no scores.
+        """
+        ...
