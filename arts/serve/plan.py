@@ -188,7 +188,7 @@ def _fields(body: Mapping[str, Any], strategy: Strategy, offer: Offer) -> Body:
         return given
     same = {"temperature": offer.sampling.temperature, "top_p": offer.sampling.top_p}
     for name, value in given.items():
-        if name in _NEUTRAL_HERE and not value:
+        if (name in _NEUTRAL_HERE and not value) or value in ({}, []):
             continue
         if name not in same:
             raise invalid(f"{name[:60]} is not known to the local model of this server; leave it out", name[:60])
