@@ -162,6 +162,10 @@ class ScoreRequest:
     "how many steps at its end are to be scored; 1 also for the problem itself"
 
 
+class PathTooLong(ValueError):
+    """A path has more tokens than a scorer can read."""
+
+
 class ScoreReply(NamedTuple):
     log_scores: tuple[float, ...]
     "of the last `num_new` steps, first step first, on the scorer's scale"
@@ -183,4 +187,16 @@ class StepScorer(Protocol):
 
     def forget(self) -> None:
         """Know nothing of what was scored so far, so that the next search pays for all it asks."""
+        ...
+
+
+@runtime_checkable
+class ConcurrentScorer(StepScorer, Protocol):
+    """A verifier that works elsewhere: it is asked for the scores of one search while others wait for theirs."""
+
+    def submit(self, requests: Sequence[ScoreRequest]) -> Future[list[ScoreReply]]:
+        """Start on requests about one problem. Cancelling the future stops the work.
+
+        The future raises an exception where there are no scores.
+        """
         ...

@@ -60,14 +60,39 @@ class Load:
     def quantile_ms(self, share: float) -> float:
         return 1000 * float(np.quantile(self.seconds, share))
 
-    def lines(self) -> Iterator[str]:
-        yield f"  {sum(self.codes.values())} requests in {self.wall_s:.1f} s: {dict(self.codes.most_common())}"
-        times = f"median {self.quantile_ms(0.5):.0f} ms, p99 {self.quantile_ms(0.99):.0f} ms"
-        yield f"  {times}; {len(self.wrong)} wrong answers"
-        if self.cpu_ms is not None:
-            yield f"  {self.cpu_ms:.1f} ms of processor time a request"
-        if self.memory_mb:
-            yield "  memory, MB: " + " ".join(f"{size:.0f}" for size in self.memory_mb)
+
+def row(name: str, clients: int, load: Load, straight: Load | None = None) -> dict[str, str]:
+    """One run for the table.
+
+    Args:
+        straight: the same load without `arts serve`: what it adds is told.
+    """
+    memory = load.memory_mb
+
+    def added(share: float) -> str:
+        return f"{load.quantile_ms(share) - straight.quantile_ms(share):.0f}" if straight else ""
+
+    return {
+        "run": name,
+        "clients": str(clients),
+        "answers by status": ", ".join(f"{code}: {count}" for code, count in load.codes.most_common()),
+        "wrong": str(len(load.wrong)),
+        "seconds": f"{load.wall_s:.1f}",
+        "median": f"{load.quantile_ms(0.5):.0f}",
+        "p99": f"{load.quantile_ms(0.99):.0f}",
+        "added, median": added(0.5),
+        "added, p99": added(0.99),
+        "processor": "" if load.cpu_ms is None else f"{load.cpu_ms:.1f}",
+        "memory at first, half, end": " ".join(f"{memory[at]:.0f}" for at in (0, len(memory) // 2, -1))
+        if memory
+        else "",
+    }
+
+
+def table(rows: Sequence[dict[str, str]]) -> str:
+    """Rows in the form that docs take."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(one.values()) for one in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def exact_chance(problem: Problem, steps: Sequence[str]) -> float:
@@ -199,15 +224,15 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--requests", type=int, default=5000)
     given = parser.parse_args()
+    rows = []
     for clients in (1, given.clients):
         requests = given.requests if clients > 1 else max(50, given.requests // 50)
         straight, served = measure_cost(clients, requests)
-        print(f"{clients} clients, best of {N}, the server takes {1000 * LATENCY_S:.0f} ms a request")
-        print("straight to the server", *straight.lines(), "through arts serve", *served.lines(), sep="\n")
-        for name, share in (("median", 0.5), ("p99", 0.99)):
-            print(f"  {name} overhead: {served.quantile_ms(share) - straight.quantile_ms(share):.0f} ms")
+        rows += [row("straight to the server", clients, straight), row("through arts serve", clients, served, straight)]
     faulty = measure_faults(given.clients, given.requests)
-    print(f"{given.clients} clients, with {100 * sum(FAULTS.values()):.0f}% faults", *faulty.lines(), sep="\n")
+    rows.append(row(f"with {100 * sum(FAULTS.values()):.0f}% faults", given.clients, faulty))
+    print(f"best of {N}; the server takes {1000 * LATENCY_S:.0f} ms a request; times in ms, memory in MB")
+    print(table(rows))
 
 
 if __name__ == "__main__":

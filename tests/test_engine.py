@@ -13,10 +13,10 @@ from arts.proposers.table import TableProposer
 from arts.protocols import Reply, Request, ScoreReply, ScoreRequest, ScoreScale
 from arts.search.budget import Budget
 from arts.search.engine import CLOSED, Engine
-from arts.search.loops import Running
 from arts.search.path_scores import PathScores
 from arts.search.program import Search
 from arts.search.result import SearchResult
+from arts.search.running import Running
 from arts.search.strategies import build_strategy
 from arts.tasks.toy import toy_tree
 

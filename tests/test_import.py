@@ -447,6 +447,16 @@ def test_the_extinction_zone_is_what_the_other_policy_never_solves(tmp_path: Pat
     assert subsets["extinction zone"]["num_problems"] == 2
     assert subsets["extinct, solved here"]["num_problems"] == 1
     assert subsets["extinct, solved here"]["selectors"]["random"]["value"] == 0.25
+    page = (tmp_path / "ev" / "report.html").read_text("utf-8")
+    assert "squeeze-pass" in page and "The tuned model" in page  # both policies' curves, and where they cross
+    assert '<a href="view.html#?group=lost">1</a> problems that only the base solves, 0 that' in page
+    run_arts(
+        *("squeeze", "--base-trees", str(tmp_path / "base"), "--tuned-trees", str(tmp_path / "tuned")),
+        *("--out", str(tmp_path / "sq")),
+    )
+    page = (tmp_path / "sq" / "squeeze.html").read_text("utf-8")
+    assert "Every figure here was made by <code>arts" in page and "view.html#?group=lost" in page
+    assert (tmp_path / "sq" / "view.html").is_file()
 
 
 def test_problems_that_share_nothing_but_a_number_are_not_compared(tmp_path: Path) -> None:

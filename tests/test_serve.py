@@ -95,6 +95,17 @@ def test_every_strategy_has_a_name_that_is_listed(toy: Served) -> None:
     assert chosen == set(STRATEGIES)
 
 
+def test_a_model_can_be_looked_up_by_its_name(toy: Served) -> None:
+    for name in ("toy", "arts-search", "arts-best-of-32"):
+        assert client(toy[2]).models.retrieve(name).id == name
+    with pytest.raises(openai.NotFoundError, match=r"no such model here; try toy, arts-search, .*, arts-weighted-vote"):
+        client(toy[2]).models.retrieve("openai/gpt-5")
+    with pytest.raises(openai.NotFoundError, match="n is 999; at most 256 here"):
+        client(toy[2]).models.retrieve("arts-best-of-999")
+    with served(scorer=None) as (_, _, url), pytest.raises(openai.NotFoundError, match="beam needs a verifier"):
+        client(url).models.retrieve("arts-beam")
+
+
 @pytest.mark.parametrize("name", ["arts-best-of-8", "arts-search", *sorted(set(listed_models()) - {"arts-search"})])
 def test_openais_client_gets_a_finished_answer_of_every_strategy(toy: Served, name: str) -> None:
     answer = client(toy[2]).chat.completions.create(model=name, messages=toy_message(), seed=1)
@@ -167,6 +178,7 @@ def test_completions_take_the_prompt_as_the_problem(toy: Served) -> None:
     ask = client(toy[2]).completions.create
     answer = ask(model="arts-best-of-4", prompt="toy 3x3 seed 1", seed=1)
     assert answer.object == "text_completion" and answer.choices[0].finish_reason == "stop"
+    assert ask(model="arts-best-of-4", prompt=["toy 3x3 seed 1"], seed=1).choices == answer.choices
     pieces = list(ask(model="arts-best-of-4", prompt="toy 3x3 seed 1", seed=1, stream=True))
     assert "".join(piece.choices[0].text for piece in pieces) == answer.choices[0].text
 
@@ -403,4 +415,5 @@ def test_fields_of_zero_reach_the_server_and_empty_ones_of_other_forms_do_not() 
     assert wanted == {"temperature": 0, "top_k": 0, "enable_thinking": False, "min_p": 0.1}
     with pytest.raises(ApiError, match="temperature is 1 on this server"):
         plan_fields({"temperature": 0}, Majority(n=2), here)
-    assert plan_fields({"presence_penalty": 0, "logit_bias": {}}, Majority(n=2), here) == {}
+    # its_hub sends an empty `extra_body` with every request
+    assert plan_fields({"presence_penalty": 0, "logit_bias": {}, "extra_body": {}}, Majority(n=2), here) == {}

@@ -147,4 +147,6 @@ def test_a_text_is_cut_into_the_steps_that_it_has(url: str) -> None:
 def test_what_cannot_be_scored_is_refused_with_advice(url: str, change: dict[str, Any], message: str) -> None:
     body = {"messages": [{"role": "user", "content": "3 5 7 11 > 24"}], "prefixes": ["x"], **change}
     answer = HTTP.post(f"{url}/v1/score", json=body)
-    assert answer.status_code == 400 and message in answer.json()["error"]["message"], answer.text
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and message in error["message"], answer.text
+    assert (error["code"] == "context_length_exceeded") is ("context" in message)

@@ -13,13 +13,17 @@ import openai
 import pytest
 from fake_server import FAULTS, Settings
 from servers import Running
-from serving import HTTP, client, served, toy_message, wait_until
+from serving import HTTP, client, exact_scorer, local_service, served, toy_message, wait_until
 from typer.testing import CliRunner
 
 from arts.cli import app as command
 from arts.cli.serve import check_host, read_keys
+from arts.proposers.table import TableProposer
+from arts.serve.errors import ApiError
 from arts.serve.events import EventStream
 from arts.serve.limits import Limits
+from arts.serve.plan import plan
+from arts.serve.schema import ChatRequest
 from arts.serve.service import Service
 from arts.tree import Problem, Verdict
 
@@ -146,6 +150,12 @@ def test_what_is_no_request_is_refused_in_openais_form(toy: Served, content: byt
         ({"model": "gpt-5"}, 404, "model", "there is no such model here; try toy, arts-search"),
         ({"model": "arts-best-of-300"}, 400, "model", "n is 300; at most 256 here"),
         ({"model": "arts-best-first-3"}, 400, "model", "strategy best-first has no size"),
+        ({"messages": [{"role": "user", "content": 5}]}, 400, "messages[0].content",
+         "messages[0].content: Input should be a valid string, or a valid list"),
+        ({"messages": [*toy_message(), {"role": "user", "content": [{"type": "text"}]}]}, 400, "messages[1].content[0]",
+         "messages[1].content[0]: a part of type text has no text"),
+        ({"messages": [{"content": "x"}]}, 400, "messages[0].role", "messages[0].role: Field required"),
+        ({"arts": 5}, 400, "arts", "arts: Input should be an object"),
         ({"n": 2}, 400, "n", "n does not go with a search; ask model 'toy'"),
         ({"tools": [{"type": "function"}]}, 400, "tools", "ask model 'toy'"),
         ({"stop": [";"]}, 400, "stop", "stop does not go with a search"),
@@ -173,7 +183,7 @@ def test_what_is_no_request_is_refused_in_openais_form(toy: Served, content: byt
         ({"messages": []}, 400, "messages", "at least 1 item"),
         ({"model": "toy", "arts": {"tree": True}}, 400, "arts", "choose a model like arts-search"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_had_is_refused_with_advice(
     toy: Served, change: dict[str, Any], status: int, param: str, message: str
 ) -> None:
@@ -182,6 +192,58 @@ def test_what_cannot_be_had_is_refused_with_advice(
         error = error_of(answer)
         assert (answer.status_code, error["param"]) == (status, param), error
         assert message in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "param", "message"),
+    [
+        ([5], "prefixes[0]", "Input should be a valid string, or an object"),
+        (["a", {"text": "a", "steps": []}], "prefixes[1]", "prefixes[1]: a prefix has either text or steps"),
+        ([{"steps": ["a", 1]}], "prefixes[0].steps[1]", "Input should be a valid string"),
+        ([{"surprise": 1}], "prefixes[0].surprise", "not permitted"),
+    ],
+)
+def test_a_field_of_several_forms_is_told_what_the_form_that_it_has_wants(
+    toy: Served, prefixes: list[Any], param: str, message: str
+) -> None:
+    error = error_of(HTTP.post(f"{toy[2]}/v1/score", json={"messages": toy_message(), "prefixes": prefixes}))
+    assert (error["param"], error["code"]) == (param, "invalid_field") and message in error["message"], error
+    assert not re.search(r"Prefix|Part|str\b|Value error", error["message"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (["toy 3x3 seed 1", "toy 3x3 seed 2"], "prompt is a list of 2; a search answers one text"),
+        ([1, 2], "prompt is token ids"),
+        ([[1], [2]], "prompt is token ids"),
+        ([], "prompt is a list of 0"),
+        ("hello", "not a toy problem: 'hello'"),
+    ],
+)
+def test_a_prompt_that_is_not_one_problem_is_refused(toy: Served, prompt: Any, message: str) -> None:
+    answer = HTTP.post(f"{toy[2]}/v1/completions", json={"model": "arts-best-of-2", "prompt": prompt})
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "prompt") and message in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("field", ["n", "tools", "response_format"])
+@pytest.mark.parametrize("model", ["local", "arts-beam"])
+def test_nobody_is_sent_to_a_local_model_that_cannot_do_it_either(model: str, field: str) -> None:
+    value = {"n": 2, "tools": [{"type": "function"}], "response_format": {"type": "json_object"}}[field]
+    request = ChatRequest.model_validate({"model": model, "messages": toy_message(), "n": value if field == "n" else 1})
+    offer = local_service(TableProposer(), scorer=exact_scorer()).offer
+    with pytest.raises(ApiError, match="leave it out") as refusal:
+        plan(request, {"model": model, "messages": toy_message(), field: value}, offer)
+    assert refusal.value.status == 400 and "ask model" not in refusal.value.message
+
+
+def test_advice_names_only_what_this_server_has() -> None:
+    offer = local_service(TableProposer()).offer  # without a verifier
+    asked = {"model": "local", "messages": toy_message(), "arts": {"budget_tokens": 9}}
+    with pytest.raises(ApiError, match="choose a model like arts-majority"):
+        plan(ChatRequest.model_validate(asked), asked, offer)
+    with pytest.raises(ApiError, match="arts-majority needs none"):
+        plan(ChatRequest.model_validate({**asked, "model": "arts-beam"}), asked, offer)
 
 
 def test_unknown_routes_and_methods_are_errors_in_openais_form(toy: Served) -> None:

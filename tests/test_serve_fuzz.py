@@ -17,6 +17,7 @@ OPERATIONS = (
     "POST /v1/completions",
     "POST /v1/score",
     "GET /v1/models",
+    "GET /v1/models/{name}",
     "GET /healthz",
     "GET /metrics",
 )

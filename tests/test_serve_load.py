@@ -32,6 +32,15 @@ def test_no_wrong_answer_and_no_leak_with_200_clients_and_5000_requests() -> Non
     assert load.memory_mb[-1] < 1.1 * load.memory_mb[half], load.memory_mb
 
 
+def test_all_runs_are_one_table() -> None:
+    load, straight = (BENCHMARK["Load"](seconds=[seconds] * 3, wall_s=1.0) for seconds in (0.3, 0.1))
+    load.codes["200"], load.memory_mb = 3, [80.0, 91.0, 92.0]
+    rows = [BENCHMARK["row"]("straight", 2, straight), BENCHMARK["row"]("through arts serve", 2, load, straight)]
+    head, _, first, second = BENCHMARK["table"](rows).splitlines()
+    assert head.startswith("| run | clients | ") and first.startswith("| straight | 2 |")
+    assert second == "| through arts serve | 2 | 200: 3 | 0 | 1.0 | 300 | 300 | 200 | 200 |  | 80 91 92 |"
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [

@@ -120,6 +120,7 @@ def test_serve_says_where_the_page_is(
     monkeypatch.setattr(serve, "build_service", lambda *_, **__: local_service(TableProposer()))
     monkeypatch.setattr(serve, "use_torch_threads", lambda *_, **__: None)
     monkeypatch.setattr(serve, "start_log", lambda: None)
+    monkeypatch.setattr("arts.serve.run.bind", lambda *_: [])
     monkeypatch.setattr("arts.serve.run.GracefulServer.run", lambda *_, **__: None)
     serve.serve_command("countdown", host=host, ui=True)
     assert f"the page: {page}\n" in capsys.readouterr().err

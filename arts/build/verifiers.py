@@ -13,6 +13,7 @@ from arts.protocols import ScoreScale
 if TYPE_CHECKING:
     from arts.protocols import Proposer, Scorer, StepScorer
     from arts.verifier.model import FlowVerifier, VerifierSettings
+    from arts.verifier.remote import RemoteFlowScorer
 
 
 def build_verifier(name: str, *, base: str | None = None, device: str = "cpu") -> "FlowVerifier":
@@ -58,7 +59,7 @@ def build_scorer(name: str, *, base: str | None = None, device: str = "cpu") -> 
     return FlowScorer(build_verifier(name, base=base, device=device))
 
 
-def _remote_scorer(name: str) -> "Scorer":
+def _remote_scorer(name: str) -> "RemoteFlowScorer":
     from arts.net.client import Client
     from arts.verifier.remote import RemoteFlowScorer, RemoteSettings
 
@@ -69,10 +70,12 @@ def _remote_scorer(name: str) -> "Scorer":
 
 def build_step_scorer(name: str, proposer: "Proposer", *, base: str | None = None, device: str = "cpu") -> "StepScorer":
     """The same for searches: a flow verifier keeps keys and values per step, all others read whole paths."""
-    from arts.search.whole_path import WholePathScorer
+    from arts.search.whole_path import RemotePathScorer, WholePathScorer
 
     tokenizer = proposer.tokenizer_fingerprint
-    if name.partition(":")[0] not in ("python", "rm", "http", "https"):
+    if is_server(name):
+        return RemotePathScorer(_remote_scorer(name), tokenizer=tokenizer)
+    if name.partition(":")[0] not in ("python", "rm"):
         from arts.lm.tree_attention import has_tree_attention
         from arts.verifier.step_scorer import CachedFlowScorer
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from arts.evaluate.inner import InnerValue
     from arts.evaluate.run import Evaluation
     from arts.protocols import ScoredTrees
+    from arts.squeeze.rollouts import RolloutReport
     from arts.tree import ReasoningTree
 
 
@@ -47,7 +48,7 @@ def evaluate_command(
         typer.Option(help="paper: the tables of the paper, by level and subject, with rules that need no verifier"),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="another policy's collection of these problems: for the extinction zone")
+        Path | None, typer.Option(help="another policy's collection of these problems: extinction zone, both pass@k")
     ] = None,
     aggregate: Annotated[
         str | None,
@@ -158,7 +159,12 @@ def _evaluate_collection(
         print(f"chances: {write_calibrations(found.calibrations, out)}")
     if report and can_draw():
         shown = next(iter(scored.values())).trees if scored else pool
-        _write_pages(evaluation, shown, out, title=str(folder), diagnostics=found)
+        compared = None
+        if against is not None and not header.get("pool"):
+            from arts.squeeze.rollouts import compare_rollouts
+
+            compared = compare_rollouts(pool, against, seed=seed)
+        _write_pages(evaluation, shown, out, title=str(folder), diagnostics=found, compared=compared)
 
 
 def _write_pages(
@@ -168,8 +174,13 @@ def _write_pages(
     *,
     title: str,
     diagnostics: "Diagnostics | None",
+    compared: "RolloutReport | None",
 ) -> None:
-    """The report, and beside it the trees that its numbers lead to."""
+    """The report, and beside it the trees that its numbers lead to.
+
+    Args:
+        compared: these trees, as the base, with those of another policy.
+    """
     from arts.evaluate.groups import problem_groups
     from arts.evaluate.report import write_report
     from arts.evaluate.table import verifier_label
@@ -177,7 +188,14 @@ def _write_pages(
     from arts.protocols import ScoreScale
     from arts.view.page import View, write_view
 
-    groups = problem_groups(evaluation)
+    groups, more = problem_groups(evaluation), []
+    if compared is not None:
+        from arts.pages.html import element
+        from arts.squeeze.report import Measured, rollout_groups, sections
+
+        groups |= rollout_groups(compared, trees)
+        sides = element("p", "In the next three sections the base are these draws, and tuned those of --against.")
+        more = [sides, *sections(Measured(rollouts=compared), groups=groups)]
     view = View(
         title=title,
         trees=trees,
@@ -187,7 +205,7 @@ def _write_pages(
         about=[("made by", command_line(sys.argv))],
     )
     print(f"trees:   {write_view(view, out / VIEW_FILE)}")
-    print(f"report:  {write_report(evaluation, trees, out, diagnostics=diagnostics, groups=groups)}")
+    print(f"report:  {write_report(evaluation, trees, out, diagnostics=diagnostics, groups=groups, more=more)}")
 
 
 def values_command(

@@ -24,6 +24,8 @@ from arts.cli.shared import (
 from arts.models import SHIPPED_PROPOSERS, SHIPPED_VERIFIERS
 
 if TYPE_CHECKING:
+    import socket
+
     from arts.proposers.sampling import Sampling
     from arts.protocols import Proposer, Task
     from arts.serve.limits import Limits
@@ -74,6 +76,7 @@ def serve_command(
     check_installed()
     from arts.proposers.sampling import Sampling
     from arts.serve.limits import Limits
+    from arts.serve.run import bind
 
     keys = read_keys()
     local = check_host(host, keys)
@@ -88,11 +91,13 @@ def serve_command(
     scorer = verifier or (proposer if proposer in SHIPPED_VERIFIERS else None)
     chosen = task_of(task, proposer, separator=separator, max_new_tokens=max_new_tokens)
     use_torch_threads(threads, needed=needs_torch_to_draw(proposer) or (scorer is not None and needs_torch(scorer)))
+    sockets = bind(host, port)  # before models are loaded, which may take minutes
     service = build_service(
         proposer, scorer, chosen, sampling=sampling, limits=limits, backbone=backbone, device=device
     )
     origins = allow_origin or ()
-    listen(service, host, port, keys=keys, origins=origins, local=local, shutdown_s=shutdown_s, with_page=ui)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    run(service, sockets, address, keys=keys, origins=origins, local=local, shutdown_s=shutdown_s, with_page=ui)
 
 
 def check_installed() -> None:
@@ -117,10 +122,10 @@ def task_of(name: str | None, proposer: str, *, separator: str, max_new_tokens: 
     return ConversationTask(step_separator=separator.replace("\\n", "\n"), max_new_tokens=max_new_tokens)
 
 
-def listen(
+def run(
     service: "Service",
-    host: str,
-    port: int,
+    sockets: "list[socket.socket]",
+    address: str,
     *,
     keys: Sequence[str],
     origins: Sequence[str],
@@ -132,24 +137,22 @@ def listen(
     import uvicorn
 
     from arts.serve.app import build_app
-    from arts.serve.run import GracefulServer
+    from arts.serve.run import GracefulServer, listen
 
     limits = service.offer.limits
     config = uvicorn.Config(
         build_app(service, keys=keys, origins=origins, local_only=local and not keys, with_page=with_page),
-        host=host,
-        port=port,
         access_log=False,  # ours has request ids
         log_level="warning",
         server_header=False,
         limit_concurrency=2 * (limits.max_active + limits.max_waiting) + 64,
     )
     start_log()
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    listen(sockets, config.backlog)
     print(f"serving {service.offer.base_model} on {address}/v1", file=sys.stderr, flush=True)
     if with_page:
         print(f"the page: {address}/", file=sys.stderr, flush=True)
-    GracefulServer(config, service, shutdown_s).run()
+    GracefulServer(config, service, shutdown_s).run(sockets)
 
 
 def build_service(

@@ -9,8 +9,8 @@ import typer
 from arts.cli.shared import DEVICE, THREADS, say_if_unfinished, say_what_it_is, use_torch_threads
 
 if TYPE_CHECKING:
+    from arts.pages.links import Group
     from arts.squeeze.paths import LikelihoodReport
-    from arts.squeeze.rollouts import RolloutReport
     from arts.tree import ReasoningTree
 
 _MODEL = "countdown (shipped), hf:FOLDER, or http://HOST:PORT/v1#MODEL?tokenizer=FOLDER"
@@ -40,11 +40,14 @@ def squeeze_command(
     from rich.console import Console
 
     from arts.build import about
-    from arts.squeeze.report import Measured, print_measured, write_measured, write_page
+    from arts.squeeze.report import Measured, print_measured, rollout_groups, write_measured, write_page
+    from arts.squeeze.rollouts import compare_rollouts
 
-    scored, compared = None, None
+    scored, compared, groups = None, None, None
     if base_trees and tuned_trees:
-        compared = _compare(base_trees, tuned_trees, seed)
+        pool = _load(base_trees)
+        compared = compare_rollouts(pool, _load(tuned_trees), seed=seed)
+        groups = rollout_groups(compared, pool)
     if base and tuned and trees:
         scored = _score(base, tuned, trees, seed, device, threads)
     measured = Measured(scored, compared)
@@ -52,7 +55,9 @@ def squeeze_command(
     for path in write_measured(measured, out, command=sys.argv, about=about()):
         print(f"results: {path}")
     if report:
-        print(f"report:  {write_page(measured, out)}")
+        if groups is not None:
+            print(f"trees:   {_write_view(pool, groups, out, title=str(base_trees))}")
+        print(f"report:  {write_page(measured, out, command=sys.argv, groups=groups)}")
 
 
 def _check_asked(toy: bool, *modes: dict[str, str | Path | None] | dict[str, Path | None]) -> None:
@@ -107,10 +112,13 @@ def _load(folder: Path) -> "list[ReasoningTree]":
     return load_trees(folder)
 
 
-def _compare(base_trees: Path, tuned_trees: Path, seed: int) -> "RolloutReport":
-    from arts.squeeze.rollouts import compare_rollouts
+def _write_view(trees: "list[ReasoningTree]", groups: "dict[str, Group]", out: Path, *, title: str) -> Path:
+    """The base's trees, which numbers of the report lead to."""
+    from arts.pages.links import VIEW_FILE, command_line
+    from arts.view.page import View, write_view
 
-    return compare_rollouts(_load(base_trees), _load(tuned_trees), seed=seed)
+    about = [("made by", command_line(sys.argv))]
+    return write_view(View(title=title, trees=trees, groups=groups, about=about), out / VIEW_FILE)
 
 
 def _score(base: str, tuned: str, trees: Path, seed: int, device: str, threads: int) -> "LikelihoodReport":

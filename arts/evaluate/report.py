@@ -16,7 +16,7 @@ from arts.evaluate.run import Evaluation, Subset, flow_vote_name
 from arts.evaluate.table import BASELINES, RULES, bills, differences, headline, interval, label, percent, verifier_label
 from arts.pages.charts import Bar, Series, Style, bar_chart, line_chart
 from arts.pages.html import Markup, element, join, page, section, table
-from arts.pages.links import Group, command_line, group_link, tree_link, unique_keys
+from arts.pages.links import Group, group_link, made_by, tree_link, unique_keys
 from arts.pages.tree import tree_markup
 from arts.store import write_atomically
 from arts.tree import ReasoningTree
@@ -31,6 +31,7 @@ def write_report(
     *,
     diagnostics: Diagnostics | None = None,
     groups: Mapping[str, Group] | None = None,
+    more: Sequence[Markup] = (),
 ) -> Path:
     """Write `report.html` into a folder.
 
@@ -39,8 +40,10 @@ def write_report(
         diagnostics: of the verifiers of the evaluation; shown as sections of their own.
         groups: of `problem_groups`, where the same trees are in a tree viewer's page beside the report: numbers then
             link to them. None: there is no such page.
+        more: sections that another part made, such as the comparison with another policy; below the charts.
     """
-    text = page(headline(evaluation), *_page_parts(evaluation, trees, diagnostics or Diagnostics(), groups or {}))
+    parts = _page_parts(evaluation, trees, diagnostics or Diagnostics(), groups or {}, more)
+    text = page(headline(evaluation), *parts)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     write_atomically(path, text)
@@ -59,7 +62,11 @@ def style(evaluation: Evaluation, selector: str) -> Style:
 
 
 def _page_parts(
-    evaluation: Evaluation, trees: Sequence[ReasoningTree], diagnostics: Diagnostics, groups: Mapping[str, Group]
+    evaluation: Evaluation,
+    trees: Sequence[ReasoningTree],
+    diagnostics: Diagnostics,
+    groups: Mapping[str, Group],
+    more: Sequence[Markup],
 ) -> Iterator[Markup]:
     yield from _header(evaluation, groups)
     yield section(
@@ -77,6 +84,7 @@ def _page_parts(
             _difficulty_table(evaluation, groups),
             note=f"Best of {evaluation.num_samples} on each class of problems.",
         )
+    yield from more
     yield from diagnostics_parts(diagnostics, {name: style(evaluation, name) for name in evaluation.verifiers})
     yield section(
         "A few problems, as trees",
@@ -114,9 +122,7 @@ def _header(evaluation: Evaluation, groups: Mapping[str, Group]) -> Iterator[Mar
         drawn.append(_tile(label(evaluation, name), style(evaluation, name), value, at_n[name]))
     yield element("div", *drawn, class_="tiles")
     if evaluation.command:
-        yield element(
-            "p", "Every figure here was made by ", element("code", command_line(evaluation.command)), class_="made"
-        )
+        yield made_by(evaluation.command)
 
 
 def _tile(name: str, look: Style, value: str, estimate: Estimate) -> Markup:

@@ -46,6 +46,11 @@ def group_link(text: str, name: str) -> Markup:
     return element("a", text, href=f"{VIEW_FILE}#?group={quote(name, safe='')}")
 
 
+def made_by(command: Sequence[str]) -> Markup:
+    """The line of a report that says how to make it again."""
+    return element("p", "Every figure here was made by ", element("code", command_line(command)), class_="made")
+
+
 def command_line(command: Sequence[str]) -> str:
     """A command as a person types it; the program's own path says nothing to readers."""
     return shlex.join(["arts", *command[1:]])

@@ -5,9 +5,10 @@ from contextlib import closing
 from typing import NamedTuple
 
 from arts.protocols import ConcurrentProposer, Proposer, StepScorer
-from arts.search.loops import Flights, Loop, Rounds, Running
+from arts.search.loops import Flights, Loop, Rounds
 from arts.search.program import Search
 from arts.search.result import SearchResult
+from arts.search.running import Running
 
 Watch = Callable[[int, Search], None]
 

@@ -15,8 +15,9 @@ from typing import Generic, TypeVar
 
 from arts.protocols import ConcurrentProposer, Proposer, StepScorer
 from arts.search.driver import check_scale
-from arts.search.loops import Flights, Loop, Program, Rounds, Running
+from arts.search.loops import Flights, Loop, Rounds
 from arts.search.program import Search
+from arts.search.running import Program, Running
 
 P = TypeVar("P", bound=Program)
 CLOSED = "closed"

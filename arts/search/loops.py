@@ -9,88 +9,25 @@ is its own affair; the others go on, and it keeps the best answer it had.
 import math
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
-from arts.protocols import ConcurrentProposer, Proposer, Reply, Request, ScoreReply, ScoreRequest, StepScorer
-from arts.search.budget import Budget
+from arts.protocols import (
+    ConcurrentProposer,
+    ConcurrentScorer,
+    Proposer,
+    Reply,
+    Request,
+    ScoreReply,
+    ScoreRequest,
+    StepScorer,
+)
 from arts.search.program import DrawAsk, ScoreAsk, failure
-
-
-class Program(Protocol):
-    """What a loop can run: a `Search`, or anything else that asks and is told."""
-
-    budget: Budget
-    stopped: str | None
-
-    def ask(self) -> DrawAsk | ScoreAsk | None: ...
-
-    def tell(self, replies: Sequence[Reply] | Sequence[ScoreReply]) -> None: ...
-
-    def cancel(self, reason: str = "cancelled") -> None: ...
-
-
-@dataclass
-class Running:
-    """A program on its way."""
-
-    program: Any
-    since: float
-    owners: list[int] = field(default_factory=list)
-    "for every piece of its ask, the request it is a part of; empty where it waits for none"
-    replies: list[Reply | None] = field(default_factory=list)
-    "to those pieces, as far as they are there"
-    queue: deque[tuple[int, Request]] = field(default_factory=deque)
-    "pieces that were not sent yet, with their number"
-    num_out: int = 0
-    "pieces that were sent and are not answered"
-
-    @property
-    def num_landed(self) -> int:
-        """Draws of its ask that are there; the program is told when all of them are."""
-        return sum(len(reply.draws) for reply in self.replies if reply is not None)
-
-    def seconds_left(self) -> float:
-        seconds = self.program.budget.seconds
-        return math.inf if seconds is None else self.since + seconds - time.monotonic()
-
-    def ask(self) -> DrawAsk | ScoreAsk | None:
-        with suppress(Exception):  # the search has noted it and stopped
-            return self.program.ask()  # type: ignore[no-any-return]
-        return None
-
-    def tell(self, replies: Sequence[Any]) -> None:
-        """Hand replies over; what is wrong with them, or goes wrong with them, ends this program only."""
-        if self.program.stopped is None:
-            try:
-                self.program.tell(replies)
-            except Exception as error:
-                self.program.cancel(failure(error))
-
-    def stop_in_time(self) -> None:
-        if self.seconds_left() <= 0:
-            self.program.cancel("budget")
-
-    def expect(self, ask: DrawAsk, draws_at_once: int | None) -> None:
-        """Get ready to send an ask, in pieces of so many draws; None: a request each."""
-        pieces = [(number, part) for number, one in enumerate(ask.requests) for part in _parts(one, draws_at_once)]
-        self.owners = [number for number, _ in pieces]
-        self.replies = [None] * len(pieces)
-        self.queue = deque(enumerate(part for _, part in pieces))
-
-    def land(self, number: int, reply: Reply) -> None:
-        self.replies[number] = reply
-        landed = [reply for reply in self.replies if reply is not None]
-        if len(landed) == len(self.replies):
-            by_request = groupby(zip(self.owners, landed, strict=True), key=lambda pair: pair[0])
-            self.replies, self.owners = [], []
-            self.tell([_joined([reply for _, reply in pairs]) for _, pairs in by_request])
+from arts.search.running import Program, Running
 
 
 class Loop(ABC):
@@ -107,6 +44,9 @@ class Loop(ABC):
         self.proposer, self.scorer = proposer, scorer
         self.active: dict[int, Running] = {}
         self._watch = watch
+        self._flying: dict[Future[Any], tuple[int, int | None]] = {}
+        "what was asked for and is not there: whose it is, and which piece of its ask; None: its scores"
+        self._landed: SimpleQueue[Future[Any] | None] = SimpleQueue()
 
     def start(self, place: int, program: Program, *, since: float | None = None) -> None:
         """Take a program in. Its seconds count from `since` (of `time.monotonic`), or from now."""
@@ -118,14 +58,28 @@ class Loop(ABC):
 
     def wake(self) -> None:
         """End the wait of a turn that is on in another thread, where it waits at all."""
-        return
+        self._landed.put(None)
 
     def close(self) -> None:
         """Let go of all that runs, and of what it waits for."""
+        self._drop(self.active.keys())
         self.active.clear()
 
-    def _over(self, places: Iterable[int]) -> list[tuple[int, Any]]:
+    def _idle(self) -> dict[int, Running]:
+        """Those that wait for nothing: they are to be asked what they want, or are over."""
+        for running in self.active.values():
+            running.stop_in_time()
+        return {place: running for place, running in self.active.items() if not running.waits}
+
+    def _over(self, places: Collection[int]) -> list[tuple[int, Any]]:
+        self._drop(places)
         return [(place, self.active.pop(place).program) for place in places]
+
+    def _drop(self, places: Collection[int]) -> None:
+        """Forget the requests of searches that are over; one that waits for a thread is never sent."""
+        for future in [future for future, (owner, _) in self._flying.items() if owner in places]:
+            del self._flying[future]
+            future.cancel()
 
     def _show(self, places: Iterable[int]) -> None:
         if self._watch is not None:
@@ -137,28 +91,86 @@ class Loop(ABC):
             raise ValueError("the strategy looks at scores, but no verifier was given")
         return self.scorer.score_steps(requests)
 
+    def _fly(self, place: int, number: int | None, start: Callable[[], Future[Any]]) -> bool:
+        """Ask for something that lands later; False where that fails, which ends the search."""
+        try:
+            future = start()
+        except Exception as error:
+            self.active[place].program.cancel(failure(error))
+            self.wake()
+            return False
+        self._flying[future] = (place, number)
+        future.add_done_callback(self._landed.put)
+        return True
+
+    def _score_elsewhere(self, scorer: ConcurrentScorer, place: int, ask: ScoreAsk) -> None:
+        self.active[place].is_scored_elsewhere = self._fly(place, None, partial(scorer.submit, ask.requests))
+
+    def _land(self, *, waits: bool) -> list[int]:
+        """Take all that has landed, and give the places it is for.
+
+        Args:
+            waits: for something to land, for the seconds of a search to be over, or to be woken.
+        """
+        seconds = min((running.seconds_left() for running in self.active.values()), default=math.inf) if waits else 0.0
+        places = []
+        with suppress(Empty):
+            future = self._landed.get(timeout=None if seconds == math.inf else max(0.0, seconds))
+            while True:
+                if future is not None and future in self._flying:
+                    places.append(self._take(future))
+                future = self._landed.get_nowait()
+        return list(dict.fromkeys(places))
+
+    def _take(self, done: Future[Any]) -> int:
+        place, number = self._flying.pop(done)
+        running = self.active[place]
+        if number is None:
+            running.is_scored_elsewhere = False
+        else:
+            running.num_out -= 1
+        try:
+            answer = done.result()
+        except (Exception, CancelledError) as error:  # another's doing: what we cancel is not flying any more
+            running.program.cancel(failure(error))
+        else:
+            if number is None:
+                running.tell(answer)
+            else:
+                running.land(number, answer)
+        return place
+
 
 class Rounds(Loop):
-    """For a local model: one batch of draws and one of scores a turn, of all that runs."""
+    """For a local model: one batch of draws and one of scores a turn, of all that runs.
+
+    Scores of a `ConcurrentScorer` are not waited for while there is something to draw.
+    """
 
     def turn(self) -> list[tuple[int, Any]]:
-        for running in self.active.values():
-            running.stop_in_time()
-        asks = {place: ask for place, running in self.active.items() if (ask := running.ask()) is not None}
-        if over := self._over([place for place in self.active if place not in asks]):
+        idle = self._idle()
+        asks = {place: ask for place, running in idle.items() if (ask := running.ask()) is not None}
+        if over := self._over([place for place in idle if place not in asks]):
             return over  # others may join before the next batch
-        for kind, answer in ((DrawAsk, self.proposer.propose), (ScoreAsk, self._score)):
-            tell_all([(self.active[place], ask) for place, ask in asks.items() if isinstance(ask, kind)], answer)
-        self._show(asks)
+        draws = {place: ask for place, ask in asks.items() if isinstance(ask, DrawAsk)}
+        scores = {place: ask for place, ask in asks.items() if isinstance(ask, ScoreAsk)}
+        tell_all([(self.active[place], ask) for place, ask in draws.items()], self.proposer.propose)
+        if isinstance(self.scorer, ConcurrentScorer):
+            for place, ask in scores.items():
+                self._score_elsewhere(self.scorer, place, ask)
+        else:
+            tell_all([(self.active[place], ask) for place, ask in scores.items()], self._score)
+        self._show({*asks, *self._land(waits=bool(self._flying) and not draws)})
         return []
 
 
 class Flights(Loop):
     """For a server: every request on its own, at most `max_in_flight` at a time, no rounds.
 
-    Scores are asked for together, by whoever wants some at that time, on the thread of the turn. Requests in flight are
-    shared out evenly, so that a slow search leaves room for the others. One that fails, that is cancelled, or whose
-    seconds are over, does not wait for its requests: no more are sent, and replies are dropped.
+    Scores are asked for together, by whoever wants some at that time, on the thread of the turn; those of a
+    `ConcurrentScorer` by each search alone, so that no other waits for them. Requests in flight are shared out evenly,
+    so that a slow search leaves room for the others. One that fails, that is cancelled, or whose seconds are over, does
+    not wait for its requests: no more are sent, and replies are dropped.
     """
 
     def __init__(
@@ -173,41 +185,31 @@ class Flights(Loop):
         if max_in_flight is None:
             max_in_flight = proposer.max_in_flight if isinstance(proposer, ConcurrentProposer) else 32
         self.max_in_flight = max_in_flight
-        self._flying: dict[Future[Reply], tuple[int, int]] = {}
-        self._landed: SimpleQueue[Future[Reply] | None] = SimpleQueue()
         self._pool = ThreadPoolExecutor(self.max_in_flight)  # starts no thread before it is used
 
     def turn(self) -> list[tuple[int, Any]]:
-        over = []
-        idle = {place: running for place, running in self.active.items() if self._is_idle(running)}
-        self._give_scores(list(idle.values()))
+        over, idle, scorer = [], self._idle(), self.scorer
+        if not isinstance(scorer, ConcurrentScorer):
+            self._give_scores(list(idle.values()))
         for place, running in idle.items():
             match running.ask():
                 case DrawAsk() as ask:
                     running.expect(ask, self._draws_at_once())
+                case ScoreAsk() as ask if isinstance(scorer, ConcurrentScorer):
+                    self._score_elsewhere(scorer, place, ask)
                 case _:
                     over.append(place)
         self._send()
         if over:
             # There is room for more searches, and they do not wait for the replies to others.
-            self._drop(set(over))
             return self._over(over)
         if self.active:
-            self._show(self._land())
+            self._show(self._land(waits=True))
         return []
 
-    def wake(self) -> None:
-        self._landed.put(None)
-
     def close(self) -> None:
-        self._drop({place for place, _ in self._flying.values()})
-        self._pool.shutdown(wait=False, cancel_futures=True)
         super().close()
-
-    @staticmethod
-    def _is_idle(running: Running) -> bool:
-        running.stop_in_time()
-        return not running.replies or running.program.stopped is not None
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _give_scores(self, idle: Sequence[Running]) -> None:
         while asks := [(running, ask) for running in idle if isinstance(ask := running.ask(), ScoreAsk)]:
@@ -221,72 +223,20 @@ class Flights(Loop):
     def _send(self) -> None:
         """Requests for the free places, no search more than its share."""
         share = max(1, self.max_in_flight // max(1, len(self.active)))
+        num_out = sum(running.num_out for running in self.active.values())
         for place, running in self.active.items():
-            room = min(share - running.num_out, self.max_in_flight - len(self._flying))
+            room = min(share - running.num_out, self.max_in_flight - num_out)
             for _ in range(min(len(running.queue), room)):
                 number, request = running.queue.popleft()
-                try:
-                    future = self._submit(request)
-                except Exception as error:
-                    running.program.cancel(failure(error))
-                    self.wake()
+                if not self._fly(place, number, partial(self._submit, request)):
                     break
-                self._flying[future] = (place, number)
                 running.num_out += 1
-                future.add_done_callback(self._landed.put)
+                num_out += 1
 
     def _submit(self, request: Request) -> Future[Reply]:
         if isinstance(self.proposer, ConcurrentProposer):
             return self.proposer.submit(request)
         return self._pool.submit(_propose_one, self.proposer, request)
-
-    def _land(self) -> list[int]:
-        """Wait for a reply, for the seconds of a search to be over, or to be woken; then take all that is there."""
-        seconds = min((running.seconds_left() for running in self.active.values()), default=math.inf)
-        places = []
-        with suppress(Empty):
-            future = self._landed.get(timeout=None if seconds == math.inf else max(0.0, seconds))
-            while True:
-                if future is not None and future in self._flying:
-                    places.append(self._take(future))
-                future = self._landed.get_nowait()
-        return list(dict.fromkeys(places))
-
-    def _take(self, done: Future[Reply]) -> int:
-        place, number = self._flying.pop(done)
-        running = self.active[place]
-        running.num_out -= 1
-        try:
-            reply = done.result()
-        except (Exception, CancelledError) as error:  # the proposer's own: what we cancel is not flying any more
-            running.program.cancel(failure(error))
-        else:
-            running.land(number, reply)
-        return place
-
-    def _drop(self, places: set[int]) -> None:
-        """Forget the requests of searches that are over; one that waits for a thread is never sent."""
-        for future in [future for future, (owner, _) in self._flying.items() if owner in places]:
-            del self._flying[future]
-            future.cancel()
-
-
-def _parts(request: Request, draws_at_once: int | None) -> list[Request]:
-    if draws_at_once is None or len(request.seeds) <= draws_at_once:
-        return [request]
-    starts = range(0, len(request.seeds), draws_at_once)
-    return [replace(request, seeds=request.seeds[start : start + draws_at_once]) for start in starts]
-
-
-def _joined(replies: Sequence[Reply]) -> Reply:
-    """One reply of those to the parts of a request."""
-    if len(replies) == 1:
-        return replies[0]
-    usage = replies[0].usage
-    for reply in replies[1:]:
-        usage = usage.plus(reply.usage)
-    failures = [reply.failure for reply in replies if reply.failure]
-    return Reply(tuple(draw for reply in replies for draw in reply.draws), usage, failures[0] if failures else "")
 
 
 def _propose_one(proposer: Proposer, request: Request) -> Reply:

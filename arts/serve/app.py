@@ -17,12 +17,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from arts import __version__
-from arts.serve.errors import ApiError, invalid
+from arts.serve.complaints import complaint
+from arts.serve.errors import ApiError
 from arts.serve.events import ClientGone, EventStream, with_client
 from arts.serve.forms import Form, Kind
 from arts.serve.guard import Door, Guard
-from arts.serve.names import listed_models
-from arts.serve.plan import is_passed_through, plan
+from arts.serve.plan import check_model, is_passed_through, plan
 from arts.serve.schema import Body, ChatRequest, CompletionRequest, ScoreCall
 from arts.serve.scores import score
 from arts.serve.service import Service
@@ -124,6 +124,9 @@ def _add_generation(app: FastAPI, service: Service) -> None:
 def _add_others(app: FastAPI, service: Service) -> None:
     started = int(time.time())
 
+    def row(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": started, "owned_by": "arts"}
+
     @app.post("/v1/score", responses=_ERRORS)
     async def score_prefixes(request: Request, call: ScoreCall) -> Response:
         """The verifier's log-flow of partial solutions, step by step."""
@@ -133,9 +136,13 @@ def _add_others(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", responses={401: _ERRORS[401]})
     async def models() -> Response:
         """The base model, and names that choose a search."""
-        names = [service.offer.base_model, *listed_models(scored=service.offer.scored)]
-        rows = [{"id": name, "object": "model", "created": started, "owned_by": "arts"} for name in names]
-        return JSONResponse({"object": "list", "data": rows})
+        return JSONResponse({"object": "list", "data": [row(name) for name in service.offer.models]})
+
+    @app.get("/v1/models/{name:path}", responses={status: _ERRORS[status] for status in (401, 404)})
+    async def model(name: str) -> Response:
+        """One of them, or one with another size."""
+        check_model(name, service.offer)
+        return JSONResponse(row(name))
 
     @app.get(_HEALTH, responses={503: _ERRORS[503]})
     async def health() -> Response:
@@ -155,11 +162,8 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 async def _not_understood(request: Request, error: Exception) -> Response:
-    """The last of the complaints, with the field it is about: where a field may have several forms, the richest."""
     assert isinstance(error, RequestValidationError)
-    last = error.errors()[-1]
-    where = ".".join(str(part) for part in last["loc"][1:])
-    return await _refused(request, invalid(f"{where or 'body'}: {last['msg']}", where or None, "invalid_field"))
+    return await _refused(request, complaint(error.errors(), error.body))
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

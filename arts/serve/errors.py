@@ -7,6 +7,7 @@ import asyncio
 from typing import Any
 
 from arts.net.client import RequestFailed, ServerUnavailable
+from arts.protocols import PathTooLong
 
 _OF_KIND = {
     "overloaded": (503, "upstream_overloaded", "the model server has too much to do"),
@@ -69,7 +70,11 @@ def of_stop(stopped: str) -> ApiError:
     _, kind, message = (*stopped.split(": ", 2), "", "")[:3]
     if kind == ServerUnavailable.__name__:
         return unavailable()
-    if kind == ValueError.__name__:  # by convention a user's mistake: a strategy that does not fit, a path too long
+    if kind == RequestFailed.__name__:  # of a verifier behind a server; failures of a proposer are draws that failed
+        return of_failure(message)
+    if kind == PathTooLong.__name__:
+        return invalid(message, code="context_length_exceeded")
+    if kind == ValueError.__name__:  # by convention a user's mistake, such as a strategy that does not fit
         return invalid(message, code="search_failed")
     return ApiError(500, "the search failed", code="search_failed")
 

@@ -104,7 +104,7 @@ class Guard:
             if not status:
                 await _refuse(ApiError(500, "the server failed", code="internal_error"), answer)
         finally:
-            route = scope["path"] if scope["path"] in self._door.routes else "other"
+            route = _template(scope) if _template(scope) in self._door.routes else "other"
             seconds = time.monotonic() - started
             self._metrics.requests.labels(route, str(status or 499)).inc()
             self._metrics.seconds.labels(route).observe(seconds)
@@ -133,6 +133,11 @@ class Guard:
             return first.pop() if first else await receive()
 
         return replay
+
+
+def _template(scope: Scope) -> str:
+    """The route's own path, which a user does not choose: that of one model is the same for all of them."""
+    return str(getattr(scope.get("route"), "path", scope["path"]))
 
 
 async def _refuse(error: ApiError, send: Any) -> None:

@@ -62,6 +62,18 @@ class Offer:
         """Answers can be told right or wrong."""
         return not isinstance(self.task, ConversationTask)
 
+    @property
+    def models(self) -> list[str]:
+        """Names that /v1/models shows."""
+        return [self.base_model, *listed_models(scored=self.scored)]
+
+    @property
+    def instead(self) -> str:
+        """Advice where a search cannot give what is asked for."""
+        if self.upstream:
+            return f"ask model {self.base_model!r} for it"
+        return "the local model of this server does not know it either; leave it out"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -98,23 +110,23 @@ def plan(request: ChatRequest | CompletionRequest, body: Body, offer: Offer) -> 
     except ValueError as error:
         raise invalid(str(error), "arts.strategy" if options.strategy else "model") from error
     if strategy.scores != "none" and not offer.scored:
-        raise invalid(f"strategy {strategy.id} needs a verifier, and this server was started without one", "model")
+        raise invalid(_no_verifier(strategy, offer), "model")
     fields = _fields(body, strategy, offer)
-    messages: Sequence[Body]
     if isinstance(request, ChatRequest):
-        messages, most = body["messages"], request.max_completion_tokens or request.max_tokens
+        most = request.max_completion_tokens or request.max_tokens
+        problem = _problem(body["messages"], fields, strategy, offer)
     else:
-        messages, most = [{"role": "user", "content": request.prompt}], request.max_tokens
+        most, problem = request.max_tokens, _prompted(request.prompt, fields, offer)
     limits, deadline = offer.limits, options.deadline_s or offer.limits.deadline_s
     if plain and options.budget_tokens:
-        raise invalid("a budget is for a search; choose a model like arts-search", "arts.budget_tokens")
+        raise invalid(f"a budget is for a search; choose a model like {offer.models[1]}", "arts.budget_tokens")
     if (options.budget_tokens or 0) > limits.max_budget_tokens:
         raise invalid(f"budget_tokens is at most {limits.max_budget_tokens} here", "arts.budget_tokens")
     if deadline > limits.deadline_s:
         raise invalid(f"deadline_s is at most {limits.deadline_s:g} here", "arts.deadline_s")
     return Plan(
         model=request.model,
-        problem=_problem(messages, fields, strategy, offer),
+        problem=problem,
         strategy=strategy,
         budget=Budget(generated_tokens=options.budget_tokens, seconds=deadline),
         max_new_tokens=min(offer.task.max_new_tokens, most or offer.task.max_new_tokens),
@@ -125,16 +137,35 @@ def plan(request: ChatRequest | CompletionRequest, body: Body, offer: Offer) -> 
     )
 
 
+def check_model(name: str, offer: Offer) -> None:
+    """Raises ApiError 404 where a request for this model would be refused whatever it says."""
+    try:
+        strategy, _ = _strategy(name, ArtsOptions(), offer)
+    except ValueError as error:
+        raise _no_such_model(offer, f": {error}") from error
+    if strategy.scores != "none" and not offer.scored:
+        raise _no_such_model(offer, f": {_no_verifier(strategy, offer)}")
+
+
 def _strategy(model: str, options: ArtsOptions, offer: Offer) -> tuple[Strategy, bool]:
     """The strategy, and whether it is a plain sample."""
     most = offer.limits.max_draws
     chosen = strategy_of_model(model)
     if chosen is None and model != offer.base_model:
-        names = ", ".join([offer.base_model, *listed_models(scored=offer.scored)[:2]])
-        raise ApiError(404, f"there is no such model here; try {names}, ...", code="model_not_found", param="model")
+        raise _no_such_model(offer)
     if options.strategy is not None:
         return named_strategy(options.strategy, most), False
     return (Majority(n=1), True) if chosen is None else (check_size(chosen, most), False)
+
+
+def _no_such_model(offer: Offer, why: str = "") -> ApiError:
+    names = ", ".join(offer.models)
+    return ApiError(404, f"there is no such model here{why}; try {names}", code="model_not_found", param="model")
+
+
+def _no_verifier(strategy: Strategy, offer: Offer) -> str:
+    instead = offer.models[1]
+    return f"strategy {strategy.id} needs a verifier, and this server was started without one; {instead} needs none"
 
 
 def _fields(body: Mapping[str, Any], strategy: Strategy, offer: Offer) -> Body:
@@ -146,18 +177,18 @@ def _fields(body: Mapping[str, Any], strategy: Strategy, offer: Offer) -> Body:
     }
     refused = sorted(given.keys() & _OTHER_FORM)
     if refused:
-        raise invalid(f"{refused[0]} does not go with a search; ask model {offer.base_model!r} for it", refused[0])
-    if "response_format" in given and not isinstance(strategy, Pool | SelfConsistency):
+        raise invalid(f"{refused[0]} does not go with a search; {offer.instead}", refused[0])
+    if offer.upstream and "response_format" in given and not isinstance(strategy, Pool | SelfConsistency):
         raise invalid(
             f"strategy {strategy.id} draws step by step, which response_format does not go with; "
-            "use one that draws whole answers, such as best-of-n",
+            f"use one that draws whole answers, such as {'best-of-n' if offer.scored else 'majority'}",
             "response_format",
         )
     if offer.upstream:
         return given
     same = {"temperature": offer.sampling.temperature, "top_p": offer.sampling.top_p}
     for name, value in given.items():
-        if name in _NEUTRAL_HERE and not value:
+        if (name in _NEUTRAL_HERE and not value) or value in ({}, []):
             continue
         if name not in same:
             raise invalid(f"{name[:60]} is not known to the local model of this server; leave it out", name[:60])
@@ -180,10 +211,13 @@ def _problem(messages: Sequence[Body], fields: Body, strategy: Strategy, offer: 
         part.get("type") != "text" for one in messages for part in one.get("content") or () if isinstance(part, dict)
     )
     if has_images and (not offer.upstream or strategy.scores != "none"):
-        who = "the verifier reads" if offer.upstream else "this server's model reads"
-        raise invalid(f"{who} text only; ask model {offer.base_model!r}, or a strategy that votes", "messages")
+        if not offer.upstream:
+            raise invalid("the local model of this server reads text only", "messages")
+        raise invalid(
+            f"the verifier reads text only; ask model {offer.base_model!r}, or a strategy that votes", "messages"
+        )
     if any(one.get("tool_calls") or one["role"] in ("tool", "function") for one in messages):
-        raise invalid(f"calls of tools do not go with a search; ask model {offer.base_model!r}", "messages")
+        raise invalid(f"calls of tools do not go with a search; {offer.instead}", "messages")
     if messages[-1]["role"] == "assistant":
         raise invalid("the last message is the assistant's; a search answers a user", "messages")
     if not offer.checks:
@@ -195,10 +229,25 @@ def _problem(messages: Sequence[Body], fields: Body, strategy: Strategy, offer: 
     return parse_problem(text_of(messages[0].get("content")), fields, offer.task)
 
 
-def parse_problem(text: str, fields: Body, task: Task) -> Problem:
-    """Raises ApiError for a text that is no problem of the task."""
+def _prompted(prompt: str | Sequence[Any], fields: Body, offer: Offer) -> Problem:
+    """The problem of a plain completion: its one text is what a user would have said."""
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if len(texts) != 1 or not isinstance(texts[0], str):
+        what = f"a list of {len(texts)}" if all(isinstance(text, str) for text in texts) else "token ids"
+        raise invalid(f"prompt is {what}; a search answers one text, so send a request for each", "prompt")
+    if offer.checks:
+        return parse_problem(texts[0], fields, offer.task, "prompt")
+    return conversation([{"role": "user", "content": texts[0]}], fields)
+
+
+def parse_problem(text: str, fields: Body, task: Task, source: str = "messages") -> Problem:
+    """Raises ApiError for a text that is no problem of the task.
+
+    Args:
+        source: field that it came in.
+    """
     try:
         problem = task.parse(text)
     except ValueError as error:
-        raise invalid(str(error), "messages") from error
+        raise invalid(str(error), source) from error
     return replace(problem, metadata={**problem.metadata, "fields": fields}) if fields else problem

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from arts.search.loops import Running
 from arts.search.program import Search
+from arts.search.running import Running
 from arts.serve.answer import Row, node_row
 
 Kind = Literal["progress", "tree", "none"]

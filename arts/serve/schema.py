@@ -70,7 +70,9 @@ class ChatRequest(_Generation):
 
 
 class CompletionRequest(_Generation):
-    prompt: str = Field(description="one text; for a search, the user's message")
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="for a search: the user's message, also as a list of one"
+    )
 
 
 class Prefix(BaseModel):

@@ -14,9 +14,10 @@ from arts.proposers.openai_http import OpenAIProposer
 from arts.protocols import Proposer, ScoreReply, ScoreRequest, ScoreScale, StepScorer
 from arts.search.budget import Budget
 from arts.search.engine import Engine, Ticket
-from arts.search.loops import Program
 from arts.search.path_scores import PathScores
 from arts.search.program import Search
+from arts.search.running import Program
+from arts.search.whole_path import RemotePathScorer
 from arts.serve.answer import Answer, Row, answer_of, usage_of
 from arts.serve.errors import ApiError, closing, late, of_stop
 from arts.serve.events import KEEP_ALIVE, EventStream, comment
@@ -49,19 +50,23 @@ class Service:
         self.engine = Engine(proposer, scorer)
         self.pass_through: PassThrough | None = None
         self._proposer = proposer
+        self._clients = []
         if isinstance(proposer, OpenAIProposer):
-            patience = proposer.client.patience
-            mine = {**LASTING, "give_up_s": min(LASTING["give_up_s"], patience.give_up_s)}
-            proposer.client.use(Patience(max_attempts=patience.max_attempts, **mine))  # type: ignore[arg-type]
             self.pass_through = PassThrough(proposer.client, proposer.capabilities.model)
+            self._clients.append(proposer.client)
+        if isinstance(scorer, RemotePathScorer):
+            self._clients.append(scorer.client)
+        for one in self._clients:
+            mine = {**LASTING, "give_up_s": min(LASTING["give_up_s"], one.patience.give_up_s)}
+            one.use(Patience(max_attempts=one.patience.max_attempts, **mine))  # type: ignore[arg-type]
         self.metrics.running.set_function(lambda: self.gate.num_inside)
         self.metrics.waiting.set_function(lambda: self.gate.num_waiting)
 
     def close(self) -> None:
-        """End all searches, each with the best answer it has, and let go of the server behind us."""
+        """End all searches, each with the best answer it has, and let go of the servers behind us."""
         self.engine.close()
-        if isinstance(self._proposer, OpenAIProposer):
-            self._proposer.close()
+        for one in self._clients:
+            one.close()
 
     @property
     def scale(self) -> ScoreScale:

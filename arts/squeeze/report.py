@@ -13,9 +13,11 @@ from arts.evaluate.metrics import Estimate
 from arts.evaluate.table import decimal, interval, percent
 from arts.pages.charts import Series, Spread, Style, line_chart, spread_chart
 from arts.pages.html import Markup, element, page, section, table
+from arts.pages.links import Group, group_link, made_by
 from arts.squeeze.paths import Bin, LikelihoodReport
 from arts.squeeze.rollouts import RolloutReport, Side
 from arts.store import dump, write_atomically
+from arts.tree import ReasoningTree
 
 SCHEMA_VERSION = 1
 _STYLES = {"base": Style("majority"), "tuned": Style("arts")}
@@ -48,17 +50,45 @@ def write_measured(
         yield folder / "paths.jsonl"
 
 
-def write_page(measured: Measured, folder: Path, *, title: str = "Normalization squeeze") -> Path:
-    """Write `squeeze.html`; needs matplotlib."""
+def write_page(
+    measured: Measured,
+    folder: Path,
+    *,
+    title: str = "Normalization squeeze",
+    command: Sequence[str] = (),
+    groups: Mapping[str, Group] | None = None,
+) -> Path:
+    """Write `squeeze.html`; needs matplotlib.
+
+    Args:
+        groups: of `rollout_groups`, where the base's trees are in a tree viewer's page beside this one.
+    """
     path = folder / "squeeze.html"
-    write_atomically(path, page(title, element("h1", title), *sections(measured)))
+    made = made_by(command) if command else Markup("")
+    write_atomically(path, page(title, element("h1", title), made, *sections(measured, groups=groups)))
     return path
 
 
-def sections(measured: Measured) -> Iterator[Markup]:
-    """The parts of a page, for a page of one's own too."""
+def rollout_groups(found: RolloutReport, trees: Sequence[ReasoningTree]) -> dict[str, Group]:
+    """Problems that were lost and gained, as the tree viewer's page of these trees shows them."""
+    places = {tree.problem.id: place for place, tree in enumerate(trees)}
+    return {
+        name: Group(title, [places[one] for one in problems])
+        for name, title, problems in (
+            ("lost", "Lost: solved by the base only", found.lost_problems),
+            ("gained", "Gained: solved by the tuned model only", found.gained_problems),
+        )
+    }
+
+
+def sections(measured: Measured, *, groups: Mapping[str, Group] | None = None) -> Iterator[Markup]:
+    """The parts of a page, for a page of one's own too.
+
+    Args:
+        groups: as for `write_page`.
+    """
     if measured.rollouts is not None:
-        yield from _rollout_sections(measured.rollouts)
+        yield from _rollout_sections(measured.rollouts, groups or {})
     if measured.likelihoods is not None:
         yield from _likelihood_sections(measured.likelihoods)
 
@@ -109,7 +139,11 @@ def _number(estimate: Estimate) -> str:
     return decimal(estimate.value)
 
 
-def _rollout_sections(found: RolloutReport) -> Iterator[Markup]:
+def _linked(number: int, name: str, groups: Mapping[str, Group]) -> str:
+    return group_link(str(number), name) if name in groups and groups[name].members else str(number)
+
+
+def _rollout_sections(found: RolloutReport, groups: Mapping[str, Group]) -> Iterator[Markup]:
     sides: dict[str, Side] = {"base": found.base, "tuned": found.tuned}
     series = [
         Series(
@@ -133,6 +167,14 @@ def _rollout_sections(found: RolloutReport) -> Iterator[Markup]:
     yield section(
         "Problems lost and gained",
         table(["share of problems", "", "95%"], rows),
+        element(
+            "p",
+            "In all their draws: ",
+            _linked(len(found.lost_problems), "lost", groups),
+            " problems that only the base solves, ",
+            _linked(len(found.gained_problems), "gained", groups),
+            " that only the tuned model does.",
+        ),
         note="Expected over subsets of the draws. What is lost by chance is what other draws of the base itself would "
         "lose: only more than that is the tuned model's doing.",
     )

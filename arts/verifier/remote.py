@@ -60,6 +60,11 @@ class RemoteFlowScorer:
         self.scale = self.objective.scale(self.rewards)
 
     def score(self, trees: Sequence[ReasoningTree]) -> ScoredTrees:
+        """Raises RequestFailed or ServerUnavailable, both ValueErrors."""
+        return self.client.run(self.ascore(trees))
+
+    async def ascore(self, trees: Sequence[ReasoningTree]) -> ScoredTrees:
+        """The same on the client's own loop."""
         rows: list[tuple[int, list[int], list[int], list[int]]] = []
         distinct = 0
         for index, tree in enumerate(trees):
@@ -72,9 +77,10 @@ class RemoteFlowScorer:
                 places = list(accumulate(len(ids[node]) for node in path))
                 rows.append((index, path, tokens, places))
         try:
-            outputs = self.client.run(self._ask_all([tokens for _, _, tokens, _ in rows]))
+            outputs = await asyncio.gather(*(self._ask(tokens) for _, _, tokens, _ in rows))
         except RequestFailed as failure:
-            raise ValueError(f"the verifier at {self.client.base_url} gave no score: {failure}") from None
+            reason = str(failure).removeprefix(f"{failure.kind}: ")
+            raise RequestFailed(failure.kind, f"the verifier gave no score: {reason}") from None
         flows = [[0.0] * len(tree.nodes) for tree in trees]
         for (index, path, _, places), output in zip(rows, outputs, strict=True):
             read = {path[-1]: output[-1]}
@@ -85,9 +91,6 @@ class RemoteFlowScorer:
                 flows[index][node] = log_flow
         scored = [tree.with_log_flows(flow) for tree, flow in zip(trees, flows, strict=True)]
         return ScoredTrees(scored, sum(len(tokens) for _, _, tokens, _ in rows), distinct, self.scale)
-
-    async def _ask_all(self, rows: Sequence[list[int]]) -> list[list[float]]:
-        return await asyncio.gather(*(self._ask(tokens) for tokens in rows))
 
     async def _ask(self, tokens: list[int]) -> list[float]:
         """Scores of every token, or of the last one."""

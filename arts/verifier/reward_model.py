@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from arts.lm.load import LanguageModel
-from arts.protocols import Aggregation, ScoredTrees, ScoreScale
+from arts.protocols import Aggregation, PathTooLong, ScoredTrees, ScoreScale
 from arts.tree import ReasoningTree, StopReason
 from arts.verifier.reward_layout import Kind, Layout, RewardModelSettings, Row
 from arts.verifier.reward_load import load_reward_folder
@@ -65,7 +65,7 @@ class RewardModelScorer:
 
     @torch.inference_mode()
     def score(self, trees: Sequence[ReasoningTree]) -> ScoredTrees:
-        """Raises ValueError where a path is longer than the model's context."""
+        """Raises PathTooLong where a path is longer than the model's context."""
         rows: list[tuple[int, Row]] = []
         distinct = 0
         for index, tree in enumerate(trees):
@@ -136,7 +136,7 @@ class RewardModelScorer:
         limit = min(limit, self.language_model.tokenizer.model_max_length)
         longest = max(rows, key=lambda row: len(row.token_ids), default=None)
         if longest is not None and len(longest.token_ids) > limit:
-            raise ValueError(
+            raise PathTooLong(
                 f"problem {longest.problem_id!r}: a path takes {len(longest.token_ids)} tokens and the reward model's "
                 f"context is {limit}; use a model with a longer context or collect with fewer --max-new-tokens"
             )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from arts.lm.packing import PackedTree, join_packed, pack_tree, split_nodes
-from arts.protocols import ScoredTrees
+from arts.protocols import PathTooLong, ScoredTrees
 from arts.tree import ReasoningTree
 from arts.verifier.model import FlowVerifier
 from arts.verifier.objectives import Objective, RewardSettings, build_objective
@@ -32,7 +32,7 @@ class FlowScorer:
 
     @torch.inference_mode()
     def score(self, trees: Sequence[ReasoningTree]) -> ScoredTrees:
-        """Raises ValueError where one path is longer than the verifier's context."""
+        """Raises PathTooLong where one path is longer than the verifier's context."""
         parts: list[tuple[int, PackedTree]] = []
         distinct = 0
         for index, tree in enumerate(trees):
@@ -62,7 +62,7 @@ def pack_for(verifier: FlowVerifier, tree: ReasoningTree) -> tuple[list[PackedTr
     """The packed parts of a tree for one verifier, and the tree's distinct tokens.
 
     Raises:
-        ValueError: a path does not fit the verifier's context.
+        PathTooLong: a path does not fit the verifier's context.
     """
     parents = [node.parent for node in tree.nodes]
     node_ids = verifier.node_token_ids(tree)
@@ -70,7 +70,7 @@ def pack_for(verifier: FlowVerifier, tree: ReasoningTree) -> tuple[list[PackedTr
     packed = [pack_tree(parents, node_ids, part) for part in split_nodes(parents, sizes, MAX_PACKED_TOKENS)]
     longest = 1 + max(position for part in packed for position in part.positions)
     if longest > verifier.max_positions:
-        raise ValueError(
+        raise PathTooLong(
             f"problem {tree.problem.id!r}: a path takes {longest} tokens and the verifier's context is "
             f"{verifier.max_positions}; use a backbone with a longer context or collect with fewer --max-new-tokens"
         )

@@ -12,7 +12,7 @@ import torch
 
 from arts.lm.node_cache import CachedNode, NodeCache
 from arts.lm.tree_attention import has_tree_attention, run_new_tokens
-from arts.protocols import ScoreReply, ScoreRequest
+from arts.protocols import PathTooLong, ScoreReply, ScoreRequest
 from arts.tree import Node, ReasoningTree
 from arts.verifier.model import FlowVerifier
 from arts.verifier.scorer import trained_objective
@@ -54,7 +54,7 @@ class CachedFlowScorer:
 
     @torch.inference_mode()
     def score_steps(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
-        """Raises ValueError where a path is longer than the verifier's context, or than the cache."""
+        """Raises PathTooLong, or ValueError where a path is longer than the cache."""
         replies: dict[int, ScoreReply] = {}
         batch: list[_Wanted] = []
         kept: set[CachedNode] = set()
@@ -114,7 +114,7 @@ class CachedFlowScorer:
         )
         length = sum(map(len, ids))
         if length > self.verifier.max_positions:
-            raise ValueError(
+            raise PathTooLong(
                 f"problem {request.problem.id!r}: a path takes {length} tokens and the verifier's context is "
                 f"{self.verifier.max_positions}; use a backbone with a longer context, or shorter solutions"
             )
