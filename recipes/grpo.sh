@@ -35,23 +35,19 @@ for round in 1 2 3; do
     model=hf:$out/expert-$round/model
 done
 
-# 5. Draws on 500 test problems that nothing else was measured on: 16 to choose from, others to count with.
-pool() { # NAME MODEL DRAWS SEED PROBLEMS
-    $python -m arts collect --proposer "$2" --split test --first-problem 2500 --num-problems "$5" --pivots none \
-        --num-samples "$3" --seed "$4" --out "$out/pools/$1-$3"
+# 5. Draws on 500 test problems: the first 16 to choose from, the others to count with.
+pool() { # NAME MODEL DRAWS PROBLEMS
+    $python -m arts collect --proposer "$2" --split test --seed 1 --first-problem 2500 --num-problems "$4" --pivots none \
+        --num-samples "$3" --out "$out/pools/$1"
 }
-pool base countdown 16 0 500
-pool base countdown 256 1 500
-for seed in 0 1 2; do
-    pool grpo-$seed "hf:$out/seed-$seed/model" 16 0 500
-    pool grpo-$seed "hf:$out/seed-$seed/model" 64 1 500
-done
+pool base countdown 256 500
+for seed in 0 1 2; do pool grpo-$seed "hf:$out/seed-$seed/model" 64 500; done
 for updates in 25 50 100 200; do
-    pool "seed-0-after-$updates" "hf:$out/seed-0/checkpoints/checkpoint-$updates" 64 1 200
+    pool "seed-0-after-$updates" "hf:$out/seed-0/checkpoints/checkpoint-$updates" 64 200
 done
-for run in flowrl deepsearch; do pool "$run-after-100" "hf:$out/$run-0/checkpoints/checkpoint-100" 64 1 200; done
+for run in flowrl deepsearch; do pool "$run-after-100" "hf:$out/$run-0/checkpoints/checkpoint-100" 64 200; done
 for run in group-4 group-32 temperature-0.7 rate-1.5e-4 three-numbers expert-1 expert-2 expert-3; do
-    pool $run "hf:$out/$run/model" 64 1 200
+    pool $run "hf:$out/$run/model" 64 200
 done
 
 # 6. Rows, tables, plot.

@@ -2,12 +2,14 @@
 
     python recipes/grpo_rows.py        # every collection of runs/grpo/pools, into results/grpo.jsonl; rows are resumed
 
-A pool is named MODEL-DRAWS, such as `base-256` or `grpo-0-16`. Those of 16 are chosen from: by majority, and by the
-verifiers of the objectives experiment (objectives.sh), which learned from 2,400 problems and three seeds each.
+The first 16 draws of `base` and of `grpo-SEED` are chosen from: by majority, and by the verifiers of the objectives
+experiment (objectives.sh), which learned from 2,400 problems and three seeds each. The other draws only count.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,7 @@ def pool_rows(name: str, trees: Sequence[ReasoningTree]) -> Iterator[Row]:
         "pool": name,
         "num_draws": draws.num_samples,
         "right": " ".join(map(str, draws.num_correct_P)),
+        f"right_of_{CHOSEN_FROM}": " ".join(map(str, draws.correct_PN[:, :CHOSEN_FROM].sum(axis=1))),
         "different": " ".join(map(str, (_different(tree) for tree in trees))),
         "tokens": sum(tree.usage.generated_tokens for tree in trees) / len(trees) / draws.num_samples,
     }
@@ -61,6 +64,17 @@ def pool_rows(name: str, trees: Sequence[ReasoningTree]) -> Iterator[Row]:
 def _different(tree: ReasoningTree) -> int:
     """Right answers that differ, up to commutativity."""
     return len({node.verdict.answer for node in tree.nodes if node.verdict is not None and node.verdict.correct})
+
+
+def first_draws(tree: ReasoningTree, number: int) -> ReasoningTree:
+    """The tree of the first draws alone, so that a verifier reads no more than it would have to."""
+    trunks = tree.trunks[:number]
+    kept = [0, *sorted({node.id for leaf in trunks for node in tree.path(leaf)})]
+    place = {old: new for new, old in enumerate(kept)} | {-1: -1}
+    nodes = tuple(
+        replace(node, id=place[node.id], parent=place[node.parent]) for node in map(tree.nodes.__getitem__, kept)
+    )
+    return replace(tree, nodes=nodes, trunks=tuple(place[leaf] for leaf in trunks))
 
 
 def majority_row(pool: str, trees: Sequence[ReasoningTree]) -> Row:
@@ -145,8 +159,8 @@ def main() -> None:
             print(f"{folder}: not finished, left out")
             continue
         wanted: list[tuple[str, int]] = []
-        if folder.name.endswith(f"-{CHOSEN_FROM}"):
-            seeds = SEEDS if folder.name.startswith("base") else (int(folder.name.split("-")[-2]),)
+        if folder.name == "base" or re.fullmatch(r"grpo-\d", folder.name):
+            seeds = SEEDS if folder.name == "base" else (int(folder.name[-1]),)
             wanted = [(by, seed) for by in VERIFIERS for seed in seeds] + [(SHIPPED, 0), ("majority", 0)]
         missing = [
             one
@@ -159,8 +173,10 @@ def main() -> None:
         trees = load_trees(folder)
         for row in pool_rows(folder.name, trees) if new else ():
             keep(row)
+        chosen_from = [first_draws(tree, CHOSEN_FROM) for tree in trees]
         for by, seed in missing:
-            keep(majority_row(folder.name, trees) if by == "majority" else picks_row(folder.name, trees, by, seed))
+            args = (folder.name, chosen_from)
+            keep(majority_row(*args) if by == "majority" else picks_row(*args, by, seed))
     for row in bill_rows():
         if _key(row) not in known:
             keep(row)

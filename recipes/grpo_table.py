@@ -54,6 +54,15 @@ class Rows:
         """Right draws of every problem."""
         return numbers(self.draws[pool]["right"])
 
+    def right_of_16(self, pool: str) -> Floats:
+        """Of those, among the first 16, which are chosen from."""
+        return numbers(self.draws[pool]["right_of_16"])
+
+    def others_at(self, pool: str, k: int) -> Floats:
+        """Chance that one of k draws beside the first 16 is right."""
+        right = (self.right(pool) - self.right_of_16(pool)).astype(int)
+        return hit_chance(int(self.draws[pool]["num_draws"]) - 16, k)[right]
+
     def pass_at(self, pool: str, k: int) -> Floats:
         """Chance that one of k draws is right, unbiased, of every problem."""
         return hit_chance(int(self.draws[pool]["num_draws"]), k)[self.right(pool).astype(int)]
@@ -79,32 +88,34 @@ def numbers(text: str) -> Floats:
 
 
 def seeds_of(rows: Rows) -> list[int]:
-    return [seed for seed in SEEDS if f"grpo-{seed}-16" in rows.draws]
+    return [seed for seed in SEEDS if f"grpo-{seed}" in rows.draws]
 
 
 def methods(rows: Rows) -> list[Method]:
     """Ways to answer: one draw, 16 draws of the frozen model and a choice, the same of the tuned one."""
     seeds = seeds_of(rows)
-    cost = float(rows.draws["base-16"]["tokens"])
-    tuned_cost = float(np.mean([rows.draws[f"grpo-{seed}-16"]["tokens"] for seed in seeds]))
+    cost = float(rows.draws["base"]["tokens"])
+    tuned_cost = float(np.mean([rows.draws[f"grpo-{seed}"]["tokens"] for seed in seeds]))
 
     def verifier_tokens(pool: str, by: str) -> float:
         own = [row.get("tokens", 0.0) for (p, b, _), row in rows.picks.items() if p == pool and b == by]
         return float(np.mean(own))
 
     found = [
-        Method("base, one draw", [rows.right("base-16") / 16] * len(seeds), 1, cost, 0),
-        Method("GRPO, one draw", [rows.right(f"grpo-{seed}-16") / 16 for seed in seeds], 1, tuned_cost, 0),
+        Method("base, one draw", [rows.right_of_16("base") / 16] * len(seeds), 1, cost, 0),
+        Method("GRPO, one draw", [rows.right_of_16(f"grpo-{seed}") / 16 for seed in seeds], 1, tuned_cost, 0),
     ]
     for by in BY:
-        accuracy = [rows.picked("base-16", by, seed) for seed in seeds]
-        found.append(Method(f"base, best of 16 by {by}", accuracy, 16, 16 * cost, verifier_tokens("base-16", by)))
-    found.append(Method("base, oracle of 16", [rows.pass_at("base-16", 16)] * len(seeds), 16, 16 * cost, 0))
+        accuracy = [rows.picked("base", by, seed) for seed in seeds]
+        found.append(Method(f"base, best of 16 by {by}", accuracy, 16, 16 * cost, verifier_tokens("base", by)))
+    found.append(
+        Method("base, oracle of 16", [(rows.right_of_16("base") > 0).astype(float)] * len(seeds), 16, 16 * cost, 0)
+    )
     for by in ("majority", "ARTS (RFM, leaf_weight=4)", "ARTS (shipped)"):
-        accuracy = [rows.picked(f"grpo-{seed}-16", by, seed) for seed in seeds]
-        tokens = float(np.mean([verifier_tokens(f"grpo-{seed}-16", by) for seed in seeds]))
+        accuracy = [rows.picked(f"grpo-{seed}", by, seed) for seed in seeds]
+        tokens = float(np.mean([verifier_tokens(f"grpo-{seed}", by) for seed in seeds]))
         found.append(Method(f"GRPO, best of 16 by {by}", accuracy, 16, 16 * tuned_cost, tokens))
-    oracle = [rows.pass_at(f"grpo-{seed}-16", 16) for seed in seeds]
+    oracle = [(rows.right_of_16(f"grpo-{seed}") > 0).astype(float) for seed in seeds]
     found.append(Method("GRPO, oracle of 16", oracle, 16, 16 * tuned_cost, 0))
     return found
 
@@ -112,13 +123,13 @@ def methods(rows: Rows) -> list[Method]:
 def subsets(rows: Rows) -> dict[str, list[Floats]]:
     """Masks over the problems for every seed."""
     seeds = seeds_of(rows)
-    base, many = rows.right("base-16"), rows.right("base-256")
-    extinct = [rows.right(f"grpo-{seed}-16") == 0 for seed in seeds]
+    base, others = rows.right_of_16("base"), rows.others_at("base", 240)
+    extinct = [rows.right_of_16(f"grpo-{seed}") == 0 for seed in seeds]
     return {
         "all": [np.ones(len(base), dtype=bool)] * len(seeds),
         "rare (base 1-2 of 16)": [(base >= 1) & (base <= 2)] * len(seeds),
         "extinction zone (GRPO 0 of 16)": extinct,
-        "strict (and base 1+ of 256 others)": [mask & (many >= 1) for mask in extinct],
+        "strict (and base 1+ of 240 others)": [mask & (others > 0) for mask in extinct],
     }
 
 
@@ -136,7 +147,7 @@ def paper(rows: Rows) -> list[str]:
     sizes = {name: "/".join(str(int(mask.sum())) for mask in masks) for name, masks in of.items()}
     sizes = {name: size if len(set(size.split("/"))) > 1 else size.split("/")[0] for name, size in sizes.items()}
     header = ["way to answer", *(f"{name}, n = {sizes[name]}" for name in of), "gap closed", "proposer", "verifier"]
-    base, ceiling = rows.right("base-16") / 16, rows.pass_at("base-16", 16)
+    base, ceiling = rows.right_of_16("base") / 16, (rows.right_of_16("base") > 0).astype(float)
     estimate = paired_bootstrap(len(base), 0)
     lines = [row_of(header), row_of(["---"] * len(header))]
     for method in methods(rows):
@@ -154,13 +165,10 @@ def curves(rows: Rows) -> list[str]:
     """pass@k of every model that was drawn from 64 times or more, and against the base at k = 64."""
     names: dict[str, list[str]] = {}
     for pool in rows.draws:
-        name, _, draws = pool.rpartition("-")
-        if int(draws) >= KS[-1]:
-            label = re.sub(r"^grpo-\d$", "GRPO, 3 seeds", name)
-            names.setdefault(label, []).append(pool)
+        names.setdefault(re.sub(r"^grpo-\d$", "GRPO, 3 seeds", pool), []).append(pool)
     lines = [row_of(["model", "n", *(f"@{k}" for k in KS), "@64 against base, points", "solutions found by 64"])]
     lines.append(row_of(["---"] * (len(KS) + 4)))
-    base_64 = rows.pass_at("base-256", KS[-1])
+    base_64 = rows.pass_at("base", KS[-1])
     for name, pools in sorted(
         names.items(), key=lambda item: (item[0] != "base", not item[0].startswith("GRPO"), item[0])
     ):
@@ -179,9 +187,9 @@ def both(rows: Rows) -> list[str]:
     """Does GRPO's pool leave the same problems unsolved by chance? Its zone under other draws of either model."""
     seeds = seeds_of(rows)
     zone = subsets(rows)["extinction zone (GRPO 0 of 16)"]
-    lines = [row_of(["model", "solved by 16 others", "by 64 others"]), row_of(["---"] * 3)]
-    for label, pool in (("base", "base-256"), ("GRPO", "grpo-{}-64")):
-        cells = [shown(over_seeds([rows.pass_at(pool.format(seed), k) for seed in seeds], zone)) for k in (16, 64)]
+    lines = [row_of(["model", "solved by 16 others", "by 48 others"]), row_of(["---"] * 3)]
+    for label, pool in (("base", "base"), ("GRPO", "grpo-{}")):
+        cells = [shown(over_seeds([rows.others_at(pool.format(seed), k) for seed in seeds], zone)) for k in (16, 48)]
         lines.append(row_of([label, *cells]))
     return lines
 
@@ -228,11 +236,11 @@ def draw(rows: Rows, path: Path) -> None:
     ks = [1, 2, 4, 8, 16, 32, 64]
     figure, axis = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     groups = {
-        "base": (["base-256"], "black"),
-        "GRPO, 3 seeds": ([f"grpo-{seed}-64" for seed in seeds_of(rows)], "#c0392b"),
-        "trajectory balance, 100 updates": (["flowrl-after-100-64"], "#2471a3"),
-        "DeepSearch's advantages, 100 updates": (["deepsearch-after-100-64"], "#1e8449"),
-        "expert iteration, 3 rounds": (["expert-3-64"], "#7d3c98"),
+        "base": (["base"], "black"),
+        "GRPO, 3 seeds": ([f"grpo-{seed}" for seed in seeds_of(rows)], "#c0392b"),
+        "trajectory balance, 100 updates": (["flowrl-after-100"], "#2471a3"),
+        "DeepSearch's advantages, 100 updates": (["deepsearch-after-100"], "#1e8449"),
+        "expert iteration, 3 rounds": (["expert-3"], "#7d3c98"),
     }
     for label, (pools, colour) in groups.items():
         if not all(pool in rows.draws for pool in pools):

@@ -1,5 +1,6 @@
 """The comparison with GRPO: its cures give the advantages they name, the tables of the docs are those of its rows."""
 
+import json
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from arts.build.proposers import proposer_folder
 from arts.lm.load import load_causal_lm
 from arts.squeeze.tree_advantages import deep_search
 from arts.tasks.countdown import CountdownTask
+from arts.tree import Problem, Rollout, Step, StopReason, build_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -89,17 +91,13 @@ def test_the_pages_hold_the_tables_of_the_rows(tables: dict[str, Any]) -> None:
 
 def test_a_zone_is_what_its_own_seed_never_solves(tables: dict[str, Any], tmp_path: Path) -> None:
     lines = []
-    for pool, right in {
-        "base-16": "0 1 8 16",
-        "base-256": "0 3 90 256",
-        "grpo-0-16": "0 0 16 16",
-        "grpo-1-16": "0 2 0 16",
-    }.items():
-        draws = pool.rpartition("-")[2]
-        lines.append(
-            f'{{"row": "draws", "pool": "{pool}", "num_draws": {draws}, "right": "{right}", "different": "1 1 1 1", '
-            '"tokens": 27}'
-        )
+    for pool, draws, right, of_16 in (
+        ("base", 256, "0 3 90 256", "0 1 8 16"),
+        ("grpo-0", 64, "9 0 64 64", "0 0 16 16"),
+        ("grpo-1", 64, "0 8 0 64", "0 2 0 16"),
+    ):
+        row = {"row": "draws", "pool": pool, "num_draws": draws, "right": right, "right_of_16": of_16}
+        lines.append(json.dumps(row | {"different": "1 1 1 1", "tokens": 27}))
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(lines) + "\n")
     rows = tables["Rows"](path)
@@ -108,8 +106,25 @@ def test_a_zone_is_what_its_own_seed_never_solves(tables: dict[str, Any], tmp_pa
         [True, True, False, False],
         [True, False, True, False],
     ]
-    strict = of["strict (and base 1+ of 256 others)"]
+    strict = of["strict (and base 1+ of 240 others)"]
     assert [mask.tolist() for mask in strict] == [[False, True, False, False], [False, False, True, False]]
     found = tables["over_seeds"]([np.array([0, 0.5, 0, 1]), np.array([0, 0, 1, 1])], strict)
     assert found.value == pytest.approx((0.5 + 1) / 2)
-    assert rows.pass_at("base-16", 16).tolist() == [0, 1, 1, 1]
+    assert rows.others_at("grpo-0", 48).tolist() == [1, 0, 1, 1]
+    assert rows.others_at("grpo-0", 1)[0] == pytest.approx(9 / 48)
+
+
+def test_the_first_draws_of_a_pool_are_a_tree_of_their_own() -> None:
+    first_draws = runpy.run_path(str(ROOT / "recipes" / "grpo_rows.py"))["first_draws"]
+    texts = ["a;b", "a;c", "d", "a;b", "e;f"]
+    rollouts = [
+        Rollout(index, index, 0, tuple(Step(part, (), -1.0, StopReason.EOS) for part in text.split(";")))
+        for index, text in enumerate(texts)
+    ]
+    tree = build_tree(Problem(id="p", prompt="p"), rollouts)
+    for number in range(1, 6):
+        kept = first_draws(tree, number)
+        assert [kept.text(leaf) for leaf in kept.trunks] == [tree.text(leaf) for leaf in tree.trunks[:number]]
+        assert len(kept.nodes) == 1 + len(
+            {tuple(text.split(";")[: n + 1]) for text in texts[:number] for n in range(text.count(";") + 1)}
+        )
