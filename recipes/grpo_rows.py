@@ -33,19 +33,23 @@ RUNS, POOLS, RESULTS = Path("runs/objectives"), Path("runs/grpo/pools"), Path("r
 CHOSEN_FROM = 16
 SEEDS = (0, 1, 2)
 VERIFIERS = {
-    "PRM": "pointwise_prm",
-    "RM": "pairwise_rm",
-    "outcome": "outcome",
-    "mean flow": "mean_flow",
-    "ARTS (RFM as published)": "rfm",
-    "ARTS (RFM, leaf_weight=4)": "rfm-leaf_weight=4.0",
+    "PRM": "pointwise_prm-2400",
+    "RM": "pairwise_rm-2400",
+    "outcome": "outcome-2400",
+    "mean flow": "mean_flow-2400",
+    "ARTS (RFM as published)": "rfm-2400",
+    "ARTS (RFM, leaf_weight=4)": "rfm-leaf_weight=4.0-2400",
+}
+LARGER = {  # two seeds, of as many drawn tokens as GRPO takes
+    "outcome, 8,000 problems": "outcome-8000",
+    "ARTS (RFM as published), 8,000 problems": "rfm-8000",
 }
 SHIPPED = "ARTS (shipped)"
 Row = dict[str, Any]
 
 
 def verifier_folder(name: str, seed: int) -> str:
-    return "countdown" if name == SHIPPED else str(RUNS / f"{VERIFIERS[name]}-2400-s{seed}-lr0.0003")
+    return "countdown" if name == SHIPPED else str(RUNS / f"{(VERIFIERS | LARGER)[name]}-s{seed}-lr0.0003")
 
 
 def pool_rows(name: str, trees: Sequence[ReasoningTree]) -> Iterator[Row]:
@@ -120,8 +124,14 @@ def bill_rows() -> Iterator[Row]:
     own = [_tree_bill(Path("runs/countdown") / name) for name in ("trees-a", "trees-b", "trees-3", "trees-5")]
     dense = [_tree_bill(Path("runs/countdown") / name) for name in ("deep-a", "deep-b", "deep-3")]
     drawn, distinct, number = own[0]
-    share = 2400 / number
-    yield {"row": "bill", "of": "verifiers", "drawn": drawn * share, "trained": 2 * distinct * share}
+    for size, epochs in ((2400, 2), (8000, 1)):
+        share = size / number
+        yield {
+            "row": "bill",
+            "of": f"verifiers, {size:,} problems",
+            "drawn": drawn * share,
+            "trained": epochs * distinct * share,
+        }
     yield {
         "row": "bill",
         "of": SHIPPED,
@@ -162,6 +172,7 @@ def main() -> None:
         if folder.name == "base" or re.fullmatch(r"grpo-\d", folder.name):
             seeds = SEEDS if folder.name == "base" else (int(folder.name[-1]),)
             wanted = [(by, seed) for by in VERIFIERS for seed in seeds] + [(SHIPPED, 0), ("majority", 0)]
+            wanted += [(by, seed) for by in LARGER for seed in (0, 1)] if folder.name == "base" else []
         missing = [
             one
             for one in wanted
