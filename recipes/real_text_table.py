@@ -16,8 +16,10 @@ from arts.protocols import ScoredTrees
 from arts.store import load_trees, open_collection
 from arts.tree import ReasoningTree
 
-TEST_FOLDS = {"game24": (0, 1, 2, 3, 4), "gym": (0,), "amc23": (4,), "gsm8k": (0,)}
+TEST_FOLDS = {"game24": (0, 1, 2, 3, 4), "gym": (0, 5, 10, 15), "amc23": (4,), "gsm8k": (0,)}
 RULES = ("majority", "random", "has_answer", "shortest", "longest", "oracle")
+_PAPER_DRAWS = 16
+_BASES = ("random", "majority")
 POLICIES_OF = {"gym": "gym-policies"}
 """Where a pool's policies lie alone: their draws get the scores that the pool's have."""
 
@@ -73,22 +75,22 @@ def rows(name: str, scored: Scored, selectors: Sequence[str], *, is_pool: bool) 
     for selector in (*scored.verifiers, *selectors):
         if selector not in found.selectors:
             continue
-        estimate, own = found.selectors[selector].at[last], rare.selectors[selector]
-        against = [
-            f"{100 * paired.value:+.1f} {interval(paired)}" if paired and paired.value is not None else ""
-            for paired in (
-                found.differences.get(f"{selector}-{other}", {}).get(last) for other in ("random", "majority")
+        for k in (_PAPER_DRAWS, last) if _PAPER_DRAWS in found.selectors[selector].at else (last,):
+            estimate = found.selectors[selector].at[k]
+            against = [
+                f"{100 * paired.value:+.1f} {interval(paired)}" if paired and paired.value is not None else ""
+                for paired in (found.differences.get(f"{selector}-{other}", {}).get(k) for other in _BASES)
+            ]
+            on_rare = f"{rare.num_problems}: {percent(rare.selectors[selector].value)}" if k == last else ""
+            yield (
+                f"| {name} | {found.num_problems} | {k} of {last} | {label(found, selector)} | "
+                f"{percent(estimate.value)} {interval(estimate)} | {' | '.join(against)} | {on_rare} |"
             )
-        ]
-        yield (
-            f"| {name} | {found.num_problems} x {last} | {label(found, selector)} | {percent(estimate.value)} "
-            f"{interval(estimate)} | {against[0]} | {against[1]} | {rare.num_problems}: {percent(own.value)} |"
-        )
 
 
 def lines(folder: Path) -> Iterator[str]:
-    yield "| set | problems x draws | way to choose | right | minus random, points | minus majority | right on rare |"
-    yield "|" + " --- |" * 7
+    yield "| set | n | draws | way to choose | right | minus random, points | minus majority | right on rare |"
+    yield "|" + " --- |" * 8
     for name, folds in TEST_FOLDS.items():
         if not (folder / f"evaluation-{name}-{folds[0]}" / "draws.jsonl").exists():
             continue
@@ -98,7 +100,7 @@ def lines(folder: Path) -> Iterator[str]:
         for policy in sorted((folder / POLICIES_OF[name]).iterdir()) if name in POLICIES_OF else ():
             alone = of_policy(policy, scored)
             if len(alone.trees[0].trunks) > 1:
-                yield from rows(policy.name, alone, ("majority", "random", "oracle"), is_pool=False)
+                yield from rows(policy.name, alone, RULES, is_pool=False)
 
 
 def main() -> None:

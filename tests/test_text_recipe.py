@@ -1,5 +1,6 @@
 """The recipe for real text: verdicts on made-up solutions are exact, and the backbone reads them as a verifier will."""
 
+import json
 import random
 import re
 import sys
@@ -13,7 +14,11 @@ import pytest
 import torch
 from conftest import ROOT
 
+from arts.evaluate.rows import write_rows
 from arts.lm.load import load_backbone, load_causal_lm
+from arts.protocols import ScoredTrees, ScoreScale
+from arts.rollouts.importing import ImportSettings, import_rollouts
+from arts.store import load_trees
 from arts.tree import Problem, Rollout, Step, StopReason, build_tree
 from arts.verifier.model import load_verifier
 
@@ -133,3 +138,38 @@ def test_the_untrained_verifier_scores_as_the_backbone_says(backbone: Path, tmp_
     expected_B1 = said_BV[:, :1] - said_BV[:, 1:].mean(1, keepdim=True)
     torch.testing.assert_close(verifier.read(hidden_BH), expected_B1)
     assert load_backbone(backbone).tokenizer_fingerprint == loaded.tokenizer_fingerprint
+
+
+def test_the_table_gives_a_policys_draws_the_scores_that_the_pools_have(tmp_path: Path) -> None:
+    rows = [
+        {
+            "problem": f"What is {one}?",
+            "samples": [
+                {"policy": policy, "text": f"{policy} {draw} of {one}", "correct": (draw + one) % 2 == 0}
+                for policy in "ab"
+                for draw in range(2)
+            ],
+        }
+        for one in range(12)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_rollouts(tmp_path / "a.jsonl", tmp_path / "gym", ImportSettings(pool=True, num_folds=2))
+    import_rollouts(tmp_path / "a.jsonl", tmp_path / "gym-policies", ImportSettings(num_folds=2))
+    for fold in range(2):
+        trees = load_trees(tmp_path / "gym" / f"fold-{fold}")
+        told = [
+            tree.with_log_flows([float(bool(node.verdict and node.verdict.correct)) for node in tree.nodes])
+            for tree in trees
+        ]
+        write_rows(trees, {"arts": ScoredTrees(told, 0, 0, ScoreScale())}, tmp_path / f"evaluation-gym-{fold}")
+    table = recipe("real_text_table")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "TEST_FOLDS", {"gym": (0, 1), "not run": (0,)})
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.lines(tmp_path)][2:]
+    of = {(cell[0], cell[3]): cell for cell in cells}
+    assert {cell[1] for cell in cells} == {"12"}
+    for name, draws in (("gym", "4 of 4"), ("a", "2 of 2"), ("b", "2 of 2")):
+        assert of[name, "ARTS"][2] == draws
+        assert of[name, "ARTS"][4].startswith("100.0%"), "the right draw of each problem has the highest score"
+        assert of[name, "random pick"][4].startswith("50.0%")
+        assert of[name, "ARTS"][5].startswith("+50.0")
