@@ -312,8 +312,11 @@ def open_collection(folder: Path) -> Collection:
     """
     path = folder / "collection.json"
     if not path.is_file():
+        below = sorted(str(found.parent) for depth in ("*", "*/*") for found in folder.glob(f"{depth}/collection.json"))
+        more = f" and {len(below) - 3} more" if len(below) > 3 else ""
         raise ValueError(
-            f"{str(folder)!r} holds no collection (no collection.json); make one with `arts collect --out {folder}`"
+            f"{str(folder)!r} holds no collection (no collection.json); "
+            + (f"these do: {', '.join(below[:3])}{more}" if below else f"make one with `arts collect --out {folder}`")
         )
     try:
         header = dict(json.loads(path.read_text(encoding="utf-8")))

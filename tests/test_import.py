@@ -19,9 +19,10 @@ from arts.evaluate.run import PAPER, evaluate_trees
 from arts.protocols import ScoredTrees
 from arts.rollouts import reading as reading_module
 from arts.rollouts.formats import read_row
-from arts.rollouts.importing import ImportSettings, fold_of, import_rollouts, tree_of
+from arts.rollouts.importing import ImportSettings, fold_of, folder_names, import_rollouts
 from arts.rollouts.reading import Reading, read_records
 from arts.rollouts.records import Record, Sample
+from arts.rollouts.trees import tree_of
 from arts.store import load_trees, open_collection
 from arts.tasks.checks import Checker
 from arts.tree import ReasoningTree, StopReason
@@ -325,6 +326,30 @@ def test_importing_again_gives_the_same_and_another_file_is_refused(two_policies
         imported(two_policies, tmp_path / "out", policy="a")
 
 
+def test_nothing_is_written_where_one_policy_cannot_be_imported(two_policies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="no problem of policy 'b/x y' has 3 draws"):
+        imported(two_policies, out, num_samples=3)
+    assert not out.exists()
+    with pytest.raises(ValueError, match="no problem of policy 'a'"):
+        imported(two_policies, out, num_folds=200)
+    assert not out.exists()
+    import_rollouts(two_policies, out / "b_x_y", ImportSettings(policy="b/x y", num_samples=1))
+    with pytest.raises(ValueError, match="was collected with other settings"):
+        import_rollouts(two_policies, out, ImportSettings(max_step_chars=5))
+    assert [path.name for path in out.iterdir()] == ["b_x_y"]
+
+
+def test_policies_whose_names_look_alike_on_disk_keep_a_folder_each(tmp_path: Path) -> None:
+    assert folder_names(["m/a", "m a", "M_A", "b", "..", "policy"])[3] == "b"
+    names = folder_names(["m/a", "m a", "M_A", "b", "..", "policy"])
+    assert len({name.casefold() for name in names}) == 6
+    assert folder_names(["m a", "m/a"]) == folder_names(["m/a", "m a"])[::-1], "whatever their order"
+    path = write(tmp_path / "a.jsonl", [row(one, sample(policy="m/a"), sample("b", policy="m a")) for one in range(3)])
+    made, _ = import_rollouts(path, tmp_path / "out", ImportSettings())
+    assert [open_collection(one.folder).header["policy"] for one in made] == ["m/a", "m a"]
+
+
 def test_draws_beyond_the_usual_number_are_counted_and_a_policy_may_be_called_pool(tmp_path: Path) -> None:
     rows = [row(one, *(sample(f"{draw}", policy="pool") for draw in range(2 if one < 6 else 64))) for one in range(11)]
     rows[0]["samples"] += [sample("other", policy="other")]
@@ -473,3 +498,33 @@ def test_two_verifiers_of_one_name_and_one_called_like_a_rule_are_refused(tmp_pa
     trees = imported(write(tmp_path / "a.jsonl", [row(0, sample("x"), sample("y", correct=False))]), tmp_path / "a")
     with pytest.raises(ValueError, match=r"clash with the selectors \['shortest'\]"):
         evaluate_trees(trees, {"shortest": ScoredTrees(trees, 0, 0)}, comparison=PAPER)
+
+
+def test_a_folder_of_folders_is_told_where_its_collections_are(two_policies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    import_rollouts(two_policies, out, ImportSettings(num_folds=2))
+    result = CliRunner().invoke(app, ["evaluate", "--trees", str(out), "--out", str(tmp_path / "e")])
+    assert result.exit_code != 0
+    said = str(result.exception) if result.exception else result.output
+    assert "holds no collection" in said
+    assert f"these do: {out / 'a' / 'fold-0'}, {out / 'a' / 'fold-1'}, {out / 'b_x_y' / 'fold-0'} and 1 more" in said
+
+
+def test_a_field_with_hundreds_of_values_shows_its_largest_ones(tmp_path: Path) -> None:
+    rows = [
+        row(one, sample(), sample("no", correct=False), subject=f"s{one // 2 if one < 20 else one}")
+        for one in range(60)
+    ]
+    import_rollouts(write(tmp_path / "a.jsonl", rows), tmp_path / "trees", ImportSettings())
+    said = run_arts(
+        "evaluate", "--preset", "paper", "--trees", str(tmp_path / "trees"), "--out", str(tmp_path / "e")
+    ).output
+    assert "and 10 more values of subject (10 problems): results.json has them" in said
+    shown = [
+        line.partition("subject: ")[2].split()[0]
+        for line in said.splitlines()
+        if " subject: " in line and "rare" not in line
+    ]
+    assert len(shown) == 40 and set(shown) >= {f"s{one}" for one in range(10)}, "those of two problems"
+    assert len(json.loads((tmp_path / "e" / "results.json").read_text())["subsets"]) > 50
+    assert "and 10 more values of subject" in (tmp_path / "e" / "report.html").read_text()

@@ -13,7 +13,18 @@ from arts.evaluate.diagnostics_page import diagnostics_parts
 from arts.evaluate.examples import choose_examples
 from arts.evaluate.metrics import Estimate
 from arts.evaluate.run import Evaluation, Subset, flow_vote_name
-from arts.evaluate.table import BASELINES, RULES, bills, differences, headline, interval, label, percent, verifier_label
+from arts.evaluate.table import (
+    BASELINES,
+    RULES,
+    bills,
+    differences,
+    headline,
+    interval,
+    label,
+    largest_subsets,
+    percent,
+    verifier_label,
+)
 from arts.pages.charts import Bar, Series, Style, bar_chart, line_chart
 from arts.pages.html import Markup, element, join, page, section, table
 from arts.pages.links import Group, group_link, made_by, tree_link, unique_keys
@@ -219,8 +230,10 @@ def _difficulty_table(evaluation: Evaluation, groups: Mapping[str, Group]) -> Ma
         intervals = (_above_interval(subset.selectors[column]) for column in columns)
         return [name.removeprefix("difficulty: "), count, *intervals]
 
-    classes = {name: subset for name, subset in evaluation.subsets.items() if name != "rare"}
-    return table(["", "n", *(label(evaluation, c) for c in columns)], [row(name, s) for name, s in classes.items()])
+    shown, left_out = largest_subsets(evaluation)
+    rows = [row(name, subset) for name, subset in shown.items() if name != "rare"]
+    found = table(["", "n", *(label(evaluation, c) for c in columns)], rows)
+    return join(found, *(element("p", line, class_="note") for line in left_out))
 
 
 def _cost_table(evaluation: Evaluation) -> Markup:

@@ -7,13 +7,14 @@ from rich.table import Table
 
 from arts.evaluate.diagnostics import Diagnostics
 from arts.evaluate.metrics import Estimate
-from arts.evaluate.run import Evaluation, compared, flow_vote_name
+from arts.evaluate.run import Evaluation, Subset, compared, flow_vote_name
 
 BASELINES = {"random": "random pick", "majority": "majority vote", "oracle": "oracle"}
 RULES = {"has_answer": "has an answer", "shortest": "shortest", "longest": "longest", "log_prior": "log-prior"}
 GROUP_NAMES = {"siblings": "among siblings", "depth": "at one depth", "problem": "across depths"}
 _UNDEFINED = "–"
 _MOST_SIZES = 6  # columns that fit into a terminal
+_MOST_VALUES = 40  # of a field that problems are grouped by
 
 
 def label(evaluation: Evaluation, selector: str) -> str:
@@ -79,12 +80,30 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
         console.print(f"paired differences in points: {paired}", markup=False, highlight=False)
     columns = [*evaluation.verifiers, "majority", "random", "oracle"]  # all of them are in results.json
     subsets = _rich_table(f"best of {sizes[-1]} on", "n", *(label(evaluation, name) for name in columns))
-    for name, subset in evaluation.subsets.items():
+    shown_subsets, left_out = largest_subsets(evaluation)
+    for name, subset in shown_subsets.items():
         cells = [percent(subset.selectors[column].value) for column in columns]
         subsets.add_row(_plain(name.removeprefix("difficulty: ")), str(subset.num_problems), *cells)
     console.print(subsets)
+    for line in left_out:
+        console.print(line, markup=False, highlight=False)
     for bill, amounts in bills(evaluation):
         console.print(f"{bill}: {amounts}", markup=False, highlight=False)
+
+
+def largest_subsets(evaluation: Evaluation) -> tuple[dict[str, Subset], list[str]]:
+    """Subsets to show: of a field with more values than a table is read for the largest, and a line on the others."""
+    by_field: dict[str, list[str]] = {}
+    for name in evaluation.subsets:
+        by_field.setdefault(name.partition(": ")[0], []).append(name)
+    shown, lines = set[str](), []
+    for field, names in by_field.items():
+        largest = sorted(names, key=lambda name: -evaluation.subsets[name].num_problems)
+        shown.update(largest[:_MOST_VALUES])
+        if rest := largest[_MOST_VALUES:]:
+            num_problems = sum(evaluation.subsets[name].num_problems for name in rest)
+            lines.append(f"and {len(rest):,} more values of {field} ({num_problems:,} problems): results.json has them")
+    return {name: subset for name, subset in evaluation.subsets.items() if name in shown}, lines
 
 
 def print_diagnostics(diagnostics: Diagnostics, console: Console) -> None:

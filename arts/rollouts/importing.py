@@ -1,13 +1,13 @@
-"""Records as trees, one collection a policy: cut into steps, judged, put on disk.
+"""Records as collections of trees, one a policy.
 
-Trees of imported rollouts are like all others: train, evaluate, view and compare them. Their tokens are not known
-(four characters count as one), and neither are log-priors.
+Trees of imported rollouts are like all others: train, evaluate, view and compare them. Whatever can be refused is
+refused before the first collection is written.
 """
 
 import csv
 import hashlib
-import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,18 +15,15 @@ from typing import Any, NamedTuple
 
 from arts.rollouts.reading import Reading, read_records
 from arts.rollouts.records import UNNAMED, Record, Sample
+from arts.rollouts.trees import tree_of
 from arts.store import create_collection
-from arts.tasks.answers import find_answer
 from arts.tasks.checks import Checker
-from arts.tasks.math_answer import answer_key, check_math
-from arts.text_steps import LONGEST_STEP, cut_steps
-from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Usage, Verdict, build_tree
+from arts.text_steps import LONGEST_STEP
 
 POOL = "pool"
 """Policy of the merged samples of all policies."""
 _TREES_PER_SHARD = 512
 _ENDINGS = re.compile(r"(\.jsonl?)?(\.gz)?$")
-_LEAST_SCORE = 1e-6  # whose logarithm stands for a score of 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +100,8 @@ def import_rollouts(
             compared with the gold one where it has none.
 
     Raises:
-        ValueError: nothing in the file can be used; says why.
+        ValueError: nothing in the file can be used, a policy or fold would be empty, or a folder holds something else;
+            then nothing is written.
     """
     reading = Reading()
     records = _joined(read_records(path, reading), reading)
@@ -111,30 +109,60 @@ def import_rollouts(
         raise ValueError(f"{path} has no row that can be read: {'; '.join(reading.bad[:3])}")
     records = _judgeable(records, reading, checker)
     records = _named(with_puzzles(records, path.parent), settings.name or _ENDINGS.sub("", path.name))
-    policies = _policies(records, settings)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    made = []
+    source = {"file": path.name, "sha256": digest, "formats": sorted(reading.formats)}
+    header = {"task": "rollouts", "source": source, "judge": checker.name if checker else "label"}
+    parts = list(_parts(records, out, header, settings))
+    for part in parts:
+        if (part.folder / "collection.json").exists():
+            create_collection(part.folder, part.header)  # refuses what was made with other settings
+    return [_write(part, checker) for part in parts], reading
+
+
+class _Part(NamedTuple):
+    """One collection to be."""
+
+    folder: Path
+    header: dict[str, Any]
+    problems: list[tuple[Record, tuple[Sample, ...]]]
+    kept: list[tuple[Record, tuple[Sample, ...]]]
+    "those with as many draws as are asked for, and only so many of these"
+
+
+def _parts(records: Sequence[Record], out: Path, header: dict[str, Any], settings: ImportSettings) -> Iterator[_Part]:
+    """All collections that are to be made; an empty one is refused."""
+    policies = _policies(records, settings)
+    folders = dict(zip(policies, folder_names(policies), strict=True))
     for policy in policies:
-        folder = out if len(policies) == 1 else out / folder_name(policy)
+        folder = out if len(policies) == 1 else out / folders[policy]
         own = _own_samples(records, None if settings.pool else policy)
-        num_samples = settings.num_samples or _usual_number(own)
-        header = {
-            "task": "rollouts",
-            "source": {"file": path.name, "sha256": digest, "formats": sorted(reading.formats)},
+        whole = header | {
             "policy": policy,
             "pool": settings.pool,
             "selected": any(policy in record.selected for record in records),
-            "judge": checker.name if checker else "label",
-            "num_samples": num_samples,
+            "num_samples": settings.num_samples or _usual_number(own),
             "max_step_chars": settings.max_step_chars,
         }
-        for fold in range(settings.num_folds) if settings.num_folds > 1 else ():
-            part = [one for one in own if fold_of(one[0].problem_id, settings.num_folds) == fold]
-            dealt = {"fold": f"{fold} of {settings.num_folds}"}
-            made.append(_write(part, header | dealt, folder / f"fold-{fold}", checker))
         if settings.num_folds == 1:
-            made.append(_write(own, header, folder, checker))
-    return made, reading
+            yield _part(folder, whole, own)
+        for fold in range(settings.num_folds) if settings.num_folds > 1 else ():
+            dealt = [one for one in own if fold_of(one[0].problem_id, settings.num_folds) == fold]
+            yield _part(folder / f"fold-{fold}", whole | {"fold": f"{fold} of {settings.num_folds}"}, dealt)
+
+
+def _part(folder: Path, header: dict[str, Any], problems: list[tuple[Record, tuple[Sample, ...]]]) -> _Part:
+    num_samples, policy = header["num_samples"], header["policy"]
+    kept = [
+        (record, _first_draws(samples, num_samples))
+        for record, samples in problems
+        if sum(sample.is_draw for sample in samples) >= num_samples
+    ]
+    if not problems:
+        raise ValueError(f"{header.get('fold', 'the file')} has no problem of policy {policy!r}; fewer --folds")
+    if not kept:
+        raise ValueError(f"no problem of policy {policy!r} has {num_samples} draws; ask for fewer")
+    scored = [record.score_kind for record, samples in kept if all(sample.step_scores for sample in samples)]
+    return _Part(folder, header | ({"scores": {"kind": scored[0]}} if len(scored) == len(kept) else {}), problems, kept)
 
 
 def _judgeable(records: Sequence[Record], reading: Reading, checker: Checker | None) -> list[Record]:
@@ -224,50 +252,40 @@ def fold_of(problem_id: str, num_folds: int) -> int:
     return int.from_bytes(hashlib.sha256(f"fold {problem_id}".encode()).digest()[:8], "big") % num_folds
 
 
-def folder_name(policy: str) -> str:
-    """A policy's name as a folder's."""
-    return re.sub(r"[^\w.+-]+", "_", policy).strip("._") or "policy"
-
-
-def _write(
-    own: Sequence[tuple[Record, tuple[Sample, ...]]], header: dict[str, Any], folder: Path, checker: Checker | None
-) -> Imported:
-    """One collection."""
-    num_samples, max_chars = header["num_samples"], header["max_step_chars"]
-    kept = [
-        (record, _first_draws(samples, num_samples))
-        for record, samples in own
-        if sum(sample.is_draw for sample in samples) >= num_samples
+def folder_names(policies: Sequence[str]) -> list[str]:
+    """Policies' names as those of folders. Where two would share one, on a disk that takes `A` for `a` too, a hash of
+    the policy's own name tells them apart."""
+    names = [re.sub(r"[^\w.+-]+", "_", policy).strip("._") or "policy" for policy in policies]
+    uses = Counter(name.casefold() for name in names)
+    return [
+        name if uses[name.casefold()] == 1 else f"{name}-{hashlib.sha256(policy.encode()).hexdigest()[:8]}"
+        for name, policy in zip(names, policies, strict=True)
     ]
-    if not own:
-        raise ValueError(
-            f"{header.get('fold', 'the file')} has no problem of policy {header['policy']!r}; fewer --folds"
-        )
-    if not kept:
-        raise ValueError(f"no problem of policy {header['policy']!r} has {num_samples} draws; ask for fewer")
-    scored = [record.score_kind for record, samples in kept if all(sample.step_scores for sample in samples)]
-    if len(scored) == len(kept):
-        header["scores"] = {"kind": scored[0]}
+
+
+def _write(part: _Part, checker: Checker | None) -> Imported:
+    """One collection."""
+    num_samples, max_chars = part.header["num_samples"], part.header["max_step_chars"]
     trees, num_relabelled = [], 0
-    for record, samples in kept:
+    for record, samples in part.kept:
         tree, conflicts = tree_of(record, samples, max_step_chars=max_chars, checker=checker)
         trees.append(tree)
         num_relabelled += conflicts
-    collection = create_collection(folder, header)
+    collection = create_collection(part.folder, part.header)
     with collection.lock():
         for shard, start in enumerate(range(0, len(trees), _TREES_PER_SHARD)):
             collection.finish_shard(shard, trees[start : start + _TREES_PER_SHARD])
     leaves = [tree.nodes[leaf] for tree in trees for leaf in tree.trunks]
     return Imported(
-        folder,
-        header["policy"],
+        part.folder,
+        part.header["policy"],
         len(trees),
         num_samples,
         sum(leaf.verdict is not None and leaf.verdict.correct for leaf in leaves),
-        len(own) - len(kept),
-        sum(max(0, sum(one.is_draw for one in samples) - num_samples) for _, samples in own),
-        sum(not sample.text.strip() for _, samples in kept for sample in samples),
-        header["selected"],
+        len(part.problems) - len(part.kept),
+        sum(max(0, sum(one.is_draw for one in samples) - num_samples) for _, samples in part.problems),
+        sum(not sample.text.strip() for _, samples in part.kept for sample in samples),
+        part.header["selected"],
         num_relabelled,
     )
 
@@ -276,72 +294,3 @@ def _first_draws(samples: Sequence[Sample], num_samples: int) -> tuple[Sample, .
     """The first draws, and what else a search looked at."""
     draws = [sample for sample in samples if sample.is_draw][:num_samples]
     return (*draws, *(sample for sample in samples if not sample.is_draw))
-
-
-def tree_of(
-    record: Record, samples: Sequence[Sample], *, max_step_chars: int = LONGEST_STEP, checker: Checker | None = None
-) -> tuple[ReasoningTree, int]:
-    """The tree of one problem, equal steps merged; its main trajectories are the draws.
-
-    Step scores become log-flows: those of steps that are cut where they were, else the last one at the end.
-
-    Returns:
-        The tree, and how many draws have the text of another one but a different label.
-    """
-    problem = Problem(record.problem_id, record.prompt, _metadata(record))
-    rollouts = [Rollout(index, index, 0, _steps(sample, max_step_chars)) for index, sample in enumerate(samples)]
-    usage = Usage(
-        prompt_tokens=-(-len(record.prompt) // 4) * len(samples),
-        generated_tokens=sum(step.num_tokens for rollout in rollouts for step in rollout.steps),
-        requests=len(samples),
-        estimated_requests=len(samples),
-    )
-    tree = build_tree(problem, rollouts, usage=usage)
-    nodes, conflicts = list(tree.nodes), 0
-    for sample, leaf in zip(samples, tree.trunks, strict=True):
-        path = [node.id for node in tree.path(leaf)]
-        for node_id, log_score in zip(reversed(path), _log_scores(sample, len(path)), strict=False):
-            nodes[node_id] = replace(nodes[node_id], log_flow=log_score)
-        if nodes[leaf].is_answer:
-            verdict = _verdict(record, sample, checker)
-            there = nodes[leaf].verdict
-            conflicts += there is not None and there.correct != verdict.correct
-            nodes[leaf] = replace(nodes[leaf], verdict=there or verdict)
-    trunks = tuple(leaf for sample, leaf in zip(samples, tree.trunks, strict=True) if sample.is_draw)
-    return replace(tree, nodes=tuple(nodes), trunks=trunks), conflicts
-
-
-def _metadata(record: Record) -> dict[str, Any]:
-    return {**record.metadata, **({} if record.gold is None else {"answer": record.gold})}
-
-
-def _steps(sample: Sample, max_step_chars: int) -> tuple[Step, ...]:
-    texts = list(sample.steps) or _scored_steps(sample) or cut_steps(sample.text, max_chars=max_step_chars) or [""]
-    last = StopReason.STOP if not sample.is_draw else StopReason.EOS if sample.is_finished else StopReason.LENGTH
-    stops = [StopReason.STOP] * (len(texts) - 1) + [last]
-    return tuple(Step(text, (), None, stop) for text, stop in zip(texts, stops, strict=True))
-
-
-def _scored_steps(sample: Sample) -> list[str]:
-    """The steps between blank lines, where there is a score for each of them."""
-    steps = (
-        cut_steps(sample.text, style="paragraphs", max_chars=len(sample.text)) if len(sample.step_scores) > 1 else []
-    )
-    return steps if len(steps) == len(sample.step_scores) else []
-
-
-def _log_scores(sample: Sample, num_steps: int) -> list[float]:
-    """From the last step upwards."""
-    scores = sample.step_scores if len(sample.step_scores) == num_steps else sample.step_scores[-1:]
-    return [math.log(max(score, _LEAST_SCORE)) for score in reversed(scores)]
-
-
-def _verdict(record: Record, sample: Sample, checker: Checker | None) -> Verdict:
-    """The checker's word, else the file's label, else the comparison with the gold answer."""
-    if checker is not None and record.gold is not None:
-        return checker.judge(record.prompt, record.gold, sample.text)
-    answer = sample.answer if sample.answer is not None else find_answer(sample.text)
-    if sample.correct is None:
-        assert record.gold is not None  # others were left out
-        return check_math(record.gold, answer)
-    return Verdict(sample.correct, None if answer is None else answer_key(answer), "" if sample.correct else "label")
