@@ -87,12 +87,15 @@ def run_specs(
         scorer: None where no strategy looks at scores.
     """
 
-    def search(wanted: Wanted) -> Iterator[Searched]:
-        for spec, left in wanted:
-            yield from search_problems(spec, left, task, proposer, scorer, keep_curves=keep_curves)
-
     return complete_rows(
-        folder, specs, problems, search, header=header, keep_curves=keep_curves, keep_trees=keep_trees, watch=watch
+        folder,
+        specs,
+        problems,
+        lambda wanted: search_all(wanted, task, proposer, scorer, keep_curves=keep_curves),
+        header=header,
+        keep_curves=keep_curves,
+        keep_trees=keep_trees,
+        watch=watch,
     )
 
 
@@ -150,6 +153,14 @@ def complete_rows(
                 watch(num_done, len(keys))
         os.fsync(file.fileno())
     return [rows[key] for key in keys]
+
+
+def search_all(
+    wanted: Wanted, task: Task, proposer: Proposer, scorer: StepScorer | None, *, keep_curves: bool
+) -> Iterator[Searched]:
+    """Search here, spec after spec."""
+    for spec, problems in wanted:
+        yield from search_problems(spec, problems, task, proposer, scorer, keep_curves=keep_curves)
 
 
 def search_problems(
