@@ -208,7 +208,7 @@ class Workers:
         calls, started = list(self._calls), time.monotonic()
         while not (ready := ray.wait(calls, num_returns=1, timeout=_SAY_EVERY_S)[0]):
             seconds = time.monotonic() - started
-            waited = f"no worker has found its place in {seconds:.0f} s: {_shortage(self._settings.needs)}"
+            waited = f"no worker has started in {seconds:.0f} s: {_shortage(self._settings.needs)}"
             if seconds > self._settings.start_timeout_s:
                 raise ValueError(f"{waited}; start such a node, or ask for less (--cpus-per-worker, --gpus-per-worker)")
             self._say(f"{waited}; waiting")
@@ -281,9 +281,7 @@ def _shortage(needs: dict[str, float]) -> str:
     wanted = " and ".join(f"{amount:g} {name}" for name, amount in needs.items())
     free, total = ray.available_resources(), ray.cluster_resources()
     there = ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in needs)
-    fit = _num_fitting(needs)
-    why = "others are using them" if fit else "no node is large enough"
-    return f"each wants {wanted}, free are {there}, and {why}"
+    return f"each wants {wanted}, free are {there}{'' if _num_fitting(needs) else ', and no node is that large'}"
 
 
 def _death(report: str) -> str:
