@@ -5,6 +5,7 @@ make test-distributed          # installs Ray; minutes on two CPU cores
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,9 +19,7 @@ import pytest
 from conftest import ROOT
 from faults import rollouts_of, served, server_process
 from ray_tools import answer, die, plain_tools, slow_tools, tools_of_many_temperatures, tools_without_a_library
-from test_cli import fail
-from test_collect import small
-from test_kill import State, finish, kill, shards
+from test_kill import TIMEOUT_S, State, finish, kill, shards, started
 
 from arts.cli import main
 from arts.collect import collect
@@ -30,6 +29,7 @@ from arts.proposers.table import TableProposer
 from arts.scale import workers as scale_workers
 from arts.scale.collect import collect_on
 from arts.scale.workers import ClusterSettings, connected_workers
+from arts.sparse_deep_fork import CollectSettings
 from arts.store import load_trees
 from arts.tasks.toy import ToyTask
 
@@ -112,7 +112,7 @@ def at_work(rows: Sequence[dict[str, Any]]) -> dict[int, str]:
 
 def test_a_killed_worker_and_a_lost_node_lose_and_double_nothing(nodes: Nodes, tmp_path: Path) -> None:
     """The node's worker finds no other place before the last one is free: it must get that."""
-    settings = small(num_problems=36, num_samples=4, block_size=2)
+    settings = CollectSettings(num_problems=36, num_samples=4, block_size=2)
     log, told = tmp_path / "log", []
     killed: list[int] = []
     lost: list[str] = []
@@ -271,13 +271,13 @@ def test_a_machine_without_arts_is_told_how_to_get_it(
         ray.shutdown()
 
 
-def test_a_folder_that_a_worker_does_not_have_is_named(
-    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["collect", "--out", str(tmp_path / "out"), "--proposer", "hf:no/such/folder", *ray_options(nodes)]
-    said = fail(monkeypatch, capsys, *arguments)
-    assert "the worker on " in said
-    assert "there is no model folder 'hf:no/such/folder'" in said
+def test_a_folder_that_a_worker_does_not_have_is_named(nodes: Nodes, tmp_path: Path) -> None:
+    with started(tmp_path / "out", ["--proposer", "hf:no/such/folder", *ray_options(nodes)]) as process:
+        _, said = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2
+    assert re.search(
+        r"^arts: the worker on [\d.]+ says: there is no model folder 'hf:no/such/folder'", said, re.MULTILINE
+    )
     assert not (tmp_path / "out").exists()
 
 
