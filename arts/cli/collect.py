@@ -149,7 +149,7 @@ def _collect(
         return about() | {"command": sys.argv, "proposer": names.proposer}
 
     if cluster is None:
-        proposer = names().proposer
+        proposer = names(task).proposer
         say_advice(advice_on(proposer))
         check_forks(proposer, settings.pivots)
         with progress("collecting trees", settings.num_problems) as tell:

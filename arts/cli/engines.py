@@ -13,6 +13,7 @@ import typer
 from arts.cli.shared import advice_on, check_forks, choice, say_advice, use_torch_threads
 
 if TYPE_CHECKING:
+    from arts.protocols import Task
     from arts.scale.workers import ClusterSettings, Identity, Tools, Workers
 
 ENGINE = Annotated[
@@ -90,14 +91,17 @@ class ToolNames:
     folder: str
     "that names of files are relative to; on a cluster it is on all machines, as the files are"
 
-    def __call__(self) -> "Tools":
+    def __call__(self, task: "Task | None" = None) -> "Tools":
+        """Args:
+        task: where it was built already, as it is on the driver.
+        """
         from arts.build import build_proposer, build_step_scorer, build_task, verifier_identity
         from arts.scale.workers import Tools
 
         with suppress(OSError):  # where no files are named, that folder does not matter
             os.chdir(self.folder)
         use_torch_threads(self.threads, needed=self.needs_torch)
-        task = build_task(self.task)
+        task = task or build_task(self.task)
         sampling = {"temperature": self.temperature, "top_p": self.top_p}
         proposer = build_proposer(self.proposer, task, **sampling, device=self.device, keep_tokens=self.keep_tokens)
         if self.verifier is None:

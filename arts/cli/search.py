@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -25,7 +26,7 @@ from arts.cli.shared import (
     say_advice,
     say_who_is_asked,
 )
-from arts.protocols import Split
+from arts.protocols import Split, Task
 
 if TYPE_CHECKING:
     from arts.evaluate.searches import Searched, SearchRow, Wanted
@@ -133,7 +134,7 @@ def search_command(
     )
     say_who_is_asked(proposer)
     with (
-        _searching(names, cluster, block_size or 64, curves, keep_trees) as (identity, search),
+        _searching(names, cluster, chosen, block_size or 64, curves, keep_trees) as (identity, search),
         progress("searching", len(specs) * len(problems)) as tell,
     ):
         header = {"task": task, "proposer": identity.fingerprint, "verifier": identity.verifier, "split": split}
@@ -160,21 +161,30 @@ def search_command(
 
 @contextmanager
 def _searching(
-    names: ToolNames, cluster: "ClusterSettings | None", block_size: int, keep_curves: bool, keep_trees: bool
+    names: ToolNames,
+    cluster: "ClusterSettings | None",
+    task: Task,
+    block_size: int,
+    keep_curves: bool,
+    keep_trees: bool,
 ) -> "Iterator[tuple[Identity, Callable[[Wanted], Iterator[Searched]]]]":
     """What decides the results, and who searches: this machine, or a cluster."""
     from arts.evaluate.searches import search_all
     from arts.scale.search import search_on
 
     if cluster is None:
-        tools = names()
+        tools = names(task)
         say_advice(advice_on(tools.proposer))
-        here = {"task": tools.task, "proposer": tools.proposer, "scorer": tools.scorer, "keep_curves": keep_curves}
-        yield tools.identity, lambda wanted: search_all(wanted, **here)  # type: ignore[arg-type]
+        yield (
+            tools.identity,
+            partial(search_all, task=task, proposer=tools.proposer, scorer=tools.scorer, keep_curves=keep_curves),
+        )
         return
     with workers_of(cluster, names) as (workers, identity):
-        settings = {"block_size": block_size, "keep_curves": keep_curves, "keep_trees": keep_trees}
-        yield identity, lambda wanted: search_on(workers, wanted, **settings)  # type: ignore[arg-type]
+        yield (
+            identity,
+            partial(search_on, workers, block_size=block_size, keep_curves=keep_curves, keep_trees=keep_trees),
+        )
 
 
 def _write_trees(out: Path, rows: "list[SearchRow]") -> "Mapping[str, Group]":
