@@ -188,7 +188,7 @@ class Workers:
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker,
             max_restarts=_MOST_RESTARTS,
-            max_task_retries=-1,
+            max_task_retries=-1,  # until a node is known to be lost, each attempt to reach it counts as one
         )
         wanted = settings.num_workers or max(1, _num_fitting(settings.needs))
         try:
