@@ -9,6 +9,7 @@ input up front and sees rows, where rounding wants fixed blocks. What is left is
 Knows neither trees nor searches: work is a function of a worker's tools. Ray is imported where a cluster is wanted.
 """
 
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -121,8 +122,9 @@ class _Worker:
         here = ray.get_runtime_context()
         try:
             value = work(self._tools)
-        except ValueError as error:
-            raise ValueError(str(error)) from None  # one of its subclasses may not survive the journey
+        except (ValueError, ModuleNotFoundError) as error:
+            # A plain one: subclasses may not survive the journey.
+            raise ValueError(f"the worker on {ray.util.get_node_ip_address()} says: {error}") from None
         return _Done(value, self._tools.identity, here.get_actor_id(), here.was_current_actor_reconstructed)
 
 
@@ -244,10 +246,8 @@ class Workers:
         try:
             done = ray.get(call)
         except RayTaskError as error:
-            if isinstance(error.cause, ModuleNotFoundError):
-                raise ValueError(f"the worker on {error.ip} lacks what it needs: {error.cause}") from error
             if isinstance(error.cause, ValueError):
-                raise ValueError(f"the worker on {error.ip} says: {error.cause}") from error
+                raise ValueError(str(error.cause)) from error
             raise
         except RayActorError as error:
             raise ValueError(_death(str(error))) from error
@@ -286,8 +286,11 @@ def _shortage(needs: dict[str, float]) -> str:
 
 def _death(report: str) -> str:
     """What to say of a worker that Ray has given up."""
-    if "No module named 'arts'" in report:
-        return f'a worker has no ARTS: pip install "arts-llm[ray]=={arts.__version__}" on every machine of the cluster'
+    if missing := re.search(r"No module named '[\w.]+'", report):
+        return (
+            f"a worker cannot start: {missing[0]}. Every machine of the cluster needs what this one has: pip install "
+            f'"arts-llm[ray]=={arts.__version__}", and what your own functions import'
+        )
     return (
         f"a worker died again and again, or Ray could not start it: {' '.join(report.split())[-600:]}. What was drawn "
         "is kept; a block that needs too much memory gets smaller with --block-size"
