@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_kill
 from conftest import ROOT
 from faults import rollouts_of, served, server_process
 from ray_tools import answer, die, plain_tools, slow_tools, tools_of_many_temperatures, tools_without_a_library
-from test_kill import TIMEOUT_S, State, finish, kill, shards, started
+from test_kill import State, finish, kill, shards, started
 
 from arts.cli import main
 from arts.collect import collect
@@ -82,6 +83,12 @@ def nodes(all_nodes: Nodes) -> Nodes:
     """Two nodes that work, whatever the test before did to them."""
     all_nodes.fill()
     return all_nodes
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers take longer to start than what test_kill.py starts."""
+    monkeypatch.setattr(test_kill, "TIMEOUT_S", 300.0)
 
 
 def ray_options(nodes: Nodes) -> list[str]:
@@ -174,15 +181,17 @@ def test_a_killed_driver_of_the_shipped_model_ends_with_the_bytes_of_one_machine
     assert "16 trees" in said
 
 
-def test_draws_from_a_server_are_the_same_and_asked_for_once(nodes: Nodes, tmp_path: Path) -> None:
+def test_draws_from_a_server_are_the_same_and_asked_for_once(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two workers, each with its own connections; the server's log is compared with what is stored."""
     log = tmp_path / "log.jsonl"
     toy = ["--task", "toy:3x3", "--num-problems", "12", "--num-samples", "4", "--block-size", "2", "--seed", "3"]
     with server_process(log, {"n": False, "latency_s": 0.01}) as url:
         named = [*toy, "--proposer", f"{url}#toy"]
-        finish(tmp_path / "one", named)
+        run_here(monkeypatch, "collect", "--out", tmp_path / "one", *named)
         before = len(served(log))
-        finish(tmp_path / "many", [*named, *ray_options(nodes)])
+        run_here(monkeypatch, "collect", "--out", tmp_path / "many", *named, *ray_options(nodes))
         asked = Counter((row["prompt"], row["begun"], row["seed"]) for row in served(log)[before:])
     assert shards(tmp_path / "many") == shards(tmp_path / "one")
     stored = sum((rollouts_of(tree) for tree in load_trees(tmp_path / "many")), Counter())
@@ -273,7 +282,7 @@ def test_a_machine_without_arts_is_told_how_to_get_it(
 
 def test_a_folder_that_a_worker_does_not_have_is_named(nodes: Nodes, tmp_path: Path) -> None:
     with started(tmp_path / "out", ["--proposer", "hf:no/such/folder", *ray_options(nodes)]) as process:
-        _, said = process.communicate(timeout=TIMEOUT_S)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 2
     assert re.search(
         r"^arts: the worker on [\d.]+ says: there is no model folder 'hf:no/such/folder'", said, re.MULTILINE
