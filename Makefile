@@ -24,7 +24,7 @@ UNUSED_BY_SERVERS := torchvision torchaudio torchcodec triton opencv-python-head
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-browser test-kills test-servers screenshots check format clean
+.PHONY: help demo test test-browser test-distributed test-kills test-servers screenshots check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
@@ -49,6 +49,9 @@ test-servers: .venv/.dev-installed $(SERVERS)/.installed  ## the HTTP proposer a
 
 test-kills: .venv/.dev-installed  ## 10,000 rollouts from a failing server, and 50 kills: nothing lost, nothing doubled
 	@$(BIN)/python -m pytest -m kill tests/test_faults.py $(PYTEST_OPTIONS)
+
+test-distributed: .venv/.ray-installed  ## a Ray cluster of several nodes on this machine that loses workers, nodes and its driver
+	@$(BIN)/python -m pytest -m distributed tests/test_ray.py $(PYTEST_OPTIONS)
 
 check: .venv/.dev-installed  ## what CI runs besides the tests: format, lint, types, imports, docs, wheel
 	$(BIN)/ruff format --check .
@@ -85,6 +88,12 @@ clean:  ## remove the environments and caches; runs/ is kept
 .venv/.dev-installed: .venv/.demo-installed
 	@echo "Setting up .venv: tools for tests and checks ..."
 	@$(PIP_INSTALL) $(PIP_OPTIONS) -e ".[local,report,dev]"
+	@touch $@
+
+# 80 MB that most tests do without.
+.venv/.ray-installed: .venv/.dev-installed
+	@echo "Setting up .venv: Ray ..."
+	@$(PIP_INSTALL) $(PIP_OPTIONS) -e ".[ray]"
 	@touch $@
 
 # An environment of its own: vLLM pins other versions of what ARTS uses. Behind .venv, where PYTHON's version is checked.

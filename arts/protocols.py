@@ -63,6 +63,23 @@ class Reply(NamedTuple):
     "why those that ended with ERROR did: a kind, a colon, and what is known"
 
 
+class ProposerIdentity(Protocol):
+    """What decides the draws of a proposer: what its trees are stored under."""
+
+    @property
+    def log_prior_law(self) -> LogPriorLaw: ...
+
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        """Names the tokenizer of the drawn token ids; None where none are reported."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights and the sampling settings: equal fingerprints draw the same from the same seeds."""
+        ...
+
+
 class Proposer(Protocol):
     """A frozen generator pi_0."""
 

@@ -142,6 +142,9 @@ class Collection:
     def shard_path(self, shard: int) -> Path:
         return self.folder / f"trees-{shard:05d}.jsonl"
 
+    def is_finished(self, shard: int) -> bool:
+        return self.shard_path(shard).exists()
+
     def finished_shards(self) -> list[Path]:
         return sorted(self.folder.glob("trees-[0-9]*.jsonl"))
 

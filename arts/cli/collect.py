@@ -1,24 +1,35 @@
 """`arts collect`."""
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from arts.cli.engines import ADDRESS, CPUS, ENGINE, GPUS, WORKERS, ToolNames, cluster_settings, workers_of
 from arts.cli.shared import (
     DEVICE,
     PROPOSER,
     TASK,
     THREADS,
+    advice_on,
     check_forks,
     choice,
     needs_torch_to_draw,
     say_advice,
     say_failures,
     say_who_is_asked,
-    use_torch_threads,
 )
+
+if TYPE_CHECKING:
+    from arts.collect import Progress
+    from arts.console import Tell
+    from arts.protocols import Task
+    from arts.scale.workers import ClusterSettings
+    from arts.sparse_deep_fork import CollectSettings
+    from arts.store import Collection
 
 
 def collect_command(
@@ -39,10 +50,15 @@ def collect_command(
     temperature: Annotated[float, typer.Option(help="sampling temperature")] = 1.0,
     top_p: Annotated[float, typer.Option(help="nucleus sampling mass")] = 1.0,
     max_new_tokens: Annotated[int | None, typer.Option(help="limit of one solution; default: the task's")] = None,
-    block_size: Annotated[int, typer.Option(help="problems drawn in one batch")] = 64,
+    block_size: Annotated[int, typer.Option(help="problems drawn in one batch, and by one worker")] = 64,
     seed: int = 0,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
+    engine: ENGINE = "local",
+    address: ADDRESS = None,
+    workers: WORKERS = None,
+    cpus_per_worker: CPUS = None,
+    gpus_per_worker: GPUS = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it will cost, and send nothing")] = False,
     status: Annotated[
         Path | None, typer.Option(help="say how far the collection in this folder is, and what it has cost")
@@ -56,10 +72,8 @@ def collect_command(
     What is drawn is on disk before it counts: the same command goes on where a run was stopped, and tries again what a
     server failed at.
     """
-    from arts.build import about, build_proposer, build_task
-    from arts.collect import Progress, collect
+    from arts.build import build_task
     from arts.collect_report import Prices, dry_run_lines, status_lines
-    from arts.console import progress
     from arts.sparse_deep_fork import CollectSettings, fork_cost
 
     prices = Prices(prompt=price_prompt, generated=price_generated)
@@ -86,19 +100,27 @@ def collect_command(
     if dry_run:
         print("\n".join(dry_run_lines(chosen_task, settings, out, prices, tokens_per_second)))
         return
-    use_torch_threads(threads, needed=needs_torch_to_draw(proposer))
+    names = ToolNames(
+        task=task,
+        proposer=proposer,
+        temperature=temperature,
+        top_p=top_p,
+        device=device,
+        threads=threads,
+        needs_torch=needs_torch_to_draw(proposer),
+        folder=os.getcwd(),
+    )
+    cluster = cluster_settings(
+        engine,
+        address=address,
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        device=device,
+        needs_torch=names.needs_torch,
+    )
     say_who_is_asked(proposer)
-    chosen_proposer = build_proposer(proposer, chosen_task, temperature=temperature, top_p=top_p, device=device)
-    say_advice(chosen_proposer)
-    check_forks(chosen_proposer, pivots)
-    with progress("collecting trees", num_problems) as tell:
-
-        def watch(state: Progress) -> None:
-            failed = sum(state.failed.values())
-            tell(state.done, f"{state.generated_tokens:,} tokens" + (f", {failed:,} draws failed" if failed else ""))
-
-        made = about() | {"command": sys.argv, "proposer": proposer}
-        collection = collect(chosen_task, chosen_proposer, settings, out, about=made, watch=watch)
+    collection = _collect(names, cluster, chosen_task, settings, out)
     say_failures(collection)
     cost = fork_cost(collection.trees())
     counted = "" if cost.is_counted else ", at four characters a token"
@@ -106,3 +128,36 @@ def collect_command(
         f"{out}: {num_problems} trees; {cost.trunk_tokens:,} tokens in main trajectories, {cost.fork_tokens:,} in "
         f"forks{counted}: {cost.ratio:.2f} N (the paper's budget is 1.5 N)"
     )
+
+
+def _collect(
+    names: ToolNames, cluster: "ClusterSettings | None", task: "Task", settings: "CollectSettings", out: Path
+) -> "Collection":
+    """Here, or on a cluster."""
+    from arts.build import about
+    from arts.collect import collect
+    from arts.console import progress
+
+    def watch_with(tell: "Tell") -> "Callable[[Progress], None]":
+        def watch(state: "Progress") -> None:
+            failed = sum(state.failed.values())
+            tell(state.done, f"{state.generated_tokens:,} tokens" + (f", {failed:,} draws failed" if failed else ""))
+
+        return watch
+
+    def made() -> dict[str, Any]:
+        return about() | {"command": sys.argv, "proposer": names.proposer}
+
+    if cluster is None:
+        proposer = names(task).proposer
+        say_advice(advice_on(proposer))
+        check_forks(proposer, settings.pivots)
+        with progress("collecting trees", settings.num_problems) as tell:
+            return collect(task, proposer, settings, out, about=made(), watch=watch_with(tell))
+    from arts.scale.collect import collect_on
+
+    with (
+        workers_of(cluster, names, pivots=settings.pivots) as (workers, identity),
+        progress("collecting trees", settings.num_problems) as tell,
+    ):
+        return collect_on(workers, task, identity, settings, out, about=made(), watch=watch_with(tell))

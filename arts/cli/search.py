@@ -1,13 +1,17 @@
 """`arts search`: strategies side by side at equal budgets."""
 
+import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from arts.cli.engines import ADDRESS, CPUS, ENGINE, GPUS, WORKERS, ToolNames, cluster_settings, workers_of
 from arts.cli.shared import (
     BASE,
     DEVICE,
@@ -15,18 +19,19 @@ from arts.cli.shared import (
     TASK,
     THREADS,
     VERIFIER,
+    advice_on,
     can_draw,
     choice,
     needs_torch_to_draw,
     say_advice,
     say_who_is_asked,
-    use_torch_threads,
 )
-from arts.protocols import Split
+from arts.protocols import Split, Task
 
 if TYPE_CHECKING:
-    from arts.evaluate.searches import SearchRow
+    from arts.evaluate.searches import Searched, SearchRow, Wanted
     from arts.pages.links import Group
+    from arts.scale.workers import ClusterSettings, Identity
 
 
 def list_strategies(wanted: bool) -> None:
@@ -68,6 +73,14 @@ def search_command(
     report: Annotated[bool, typer.Option(help="write report.html too (needs matplotlib)")] = True,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
+    engine: ENGINE = "local",
+    address: ADDRESS = None,
+    workers: WORKERS = None,
+    cpus_per_worker: CPUS = None,
+    gpus_per_worker: GPUS = None,
+    block_size: Annotated[
+        int | None, typer.Option(min=1, help="problems that a worker of a cluster searches side by side. Default: 64")
+    ] = None,
     list_strategies: LIST = False,
 ) -> None:
     """Compare search strategies on the same problems at equal token budgets.
@@ -76,11 +89,11 @@ def search_command(
     """
     from itertools import islice
 
-    from arts.build import build_proposer, build_step_scorer, build_task, needs_torch, verifier_identity
+    from arts.build import build_task, needs_torch
     from arts.console import progress
     from arts.evaluate.search_report import write_search_report
     from arts.evaluate.search_trees import TreeFile
-    from arts.evaluate.searches import SearchSpec, run_specs, summarize, table_lines
+    from arts.evaluate.searches import SearchSpec, complete_rows, summarize, table_lines
     from arts.search.strategies import STRATEGIES
 
     choice("split", split, get_args(Split))
@@ -95,24 +108,44 @@ def search_command(
     if len(problems) < num_problems:
         raise ValueError(f"task {task} has {len(problems)} problems there, {num_problems} were asked for")
     scored = any(STRATEGIES[spec.strategy.partition(":")[0]].scores != "none" for spec in specs)
-    use_torch_threads(threads, needed=needs_torch_to_draw(proposer) or (scored and needs_torch(verifier)))
-    sampling = {"temperature": temperature, "top_p": top_p}
+    names = ToolNames(
+        task=task,
+        proposer=proposer,
+        temperature=temperature,
+        top_p=top_p,
+        device=device,
+        threads=threads,
+        needs_torch=needs_torch_to_draw(proposer) or (scored and needs_torch(verifier)),
+        keep_tokens=1 << 15,
+        verifier=verifier,
+        backbone=backbone,
+        scored=scored,
+        folder=os.getcwd(),
+    )
+    cluster = cluster_settings(
+        engine,
+        address=address,
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        block_size=block_size,
+        device=device,
+        needs_torch=names.needs_torch,
+    )
     say_who_is_asked(proposer)
-    built = build_proposer(proposer, chosen, **sampling, device=device, keep_tokens=1 << 15)
-    say_advice(built)
-    scorer = build_step_scorer(verifier, built, base=backbone, device=device) if scored else None
-    header = {"task": task, "proposer": built.fingerprint, "verifier": verifier_identity(verifier), "split": split}
-    with progress("searching", len(specs) * len(problems)) as tell:
-        rows = run_specs(
+    with (
+        _searching(names, cluster, chosen, block_size or 64, curves, keep_trees) as (identity, search),
+        progress("searching", len(specs) * len(problems)) as tell,
+    ):
+        header = {"task": task, "proposer": identity.fingerprint, "verifier": identity.verifier, "split": split}
+        rows = complete_rows(
             out,
             specs,
             problems,
-            chosen,
-            built,
-            scorer,
+            search,
             header=header,
             keep_curves=curves,
-            keep_trees=TreeFile(out, scorer.scale if scorer else None) if keep_trees else None,
+            keep_trees=TreeFile(out, identity.scale) if keep_trees else None,
             watch=lambda done, total: tell(done),
         )
     summaries = summarize(rows)
@@ -124,6 +157,34 @@ def search_command(
     groups = _write_trees(out, rows) if keep_trees else None
     if report and can_draw():
         print(f"report: {write_search_report(summaries, out, header=header, command=sys.argv, groups=groups)}")
+
+
+@contextmanager
+def _searching(
+    names: ToolNames,
+    cluster: "ClusterSettings | None",
+    task: Task,
+    block_size: int,
+    keep_curves: bool,
+    keep_trees: bool,
+) -> "Iterator[tuple[Identity, Callable[[Wanted], Iterator[Searched]]]]":
+    """What decides the results, and who searches: this machine, or a cluster."""
+    from arts.evaluate.searches import search_all
+    from arts.scale.search import search_on
+
+    if cluster is None:
+        tools = names(task)
+        say_advice(advice_on(tools.proposer))
+        yield (
+            tools.identity,
+            partial(search_all, task=task, proposer=tools.proposer, scorer=tools.scorer, keep_curves=keep_curves),
+        )
+        return
+    with workers_of(cluster, names) as (workers, identity):
+        yield (
+            identity,
+            partial(search_on, workers, block_size=block_size, keep_curves=keep_curves, keep_trees=keep_trees),
+        )
 
 
 def _write_trees(out: Path, rows: "list[SearchRow]") -> "Mapping[str, Group]":

@@ -16,6 +16,7 @@ from arts.cli.shared import (
     DEVICE,
     SCORERS,
     THREADS,
+    advice_on,
     needs_torch_to_draw,
     say_advice,
     say_who_is_asked,
@@ -174,7 +175,7 @@ def build_service(
     built = build_proposer(
         proposer, task, temperature=sampling.temperature, top_p=sampling.top_p, device=device, keep_tokens=1 << 15
     )
-    say_advice(built)
+    say_advice(advice_on(built))
     scorer = build_step_scorer(verifier, built, base=backbone, device=device) if verifier else None
     offer = Offer(
         task=task,

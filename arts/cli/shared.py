@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,13 +77,16 @@ def say_who_is_asked(proposer: str) -> None:
         print(f"asking {proposer.partition('#')[0]} what it can do …", file=sys.stderr, flush=True)
 
 
-def say_advice(proposer: "Proposer") -> None:
+def advice_on(proposer: "Proposer") -> list[str]:
     """What a user should know of the server that answers."""
     from arts.proposers.openai_http import OpenAIProposer
 
-    if isinstance(proposer, OpenAIProposer):
-        for line in proposer.capabilities.advice():
-            print(f"note: {line}", file=sys.stderr)
+    return list(proposer.capabilities.advice()) if isinstance(proposer, OpenAIProposer) else []
+
+
+def say_advice(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
 
 
 def check_forks(proposer: "Proposer", pivots: str) -> None:

@@ -14,6 +14,7 @@ from arts.cli.shared import (
     TASK,
     THREADS,
     VERIFIER,
+    advice_on,
     needs_torch_to_draw,
     say_advice,
     say_who_is_asked,
@@ -65,7 +66,7 @@ def solve_command(
     sampling = {"temperature": temperature, "top_p": top_p}
     say_who_is_asked(proposer)
     chosen_proposer = build_proposer(proposer, chosen_task, **sampling, device=device, keep_tokens=1 << 15)
-    say_advice(chosen_proposer)
+    say_advice(advice_on(chosen_proposer))
     scorer = build_step_scorer(verifier, chosen_proposer, base=backbone, device=device) if scored else None
     budget = Budget(generated_tokens=budget_tokens)
     with watch_search(budget, shown=live) as watch:

@@ -62,6 +62,12 @@ class SearchRow(NamedTuple):
         return self.stopped.startswith("failed")
 
 
+Wanted = Sequence[tuple[SearchSpec, Sequence[Problem]]]
+"""Each spec with the problems that it is still to be searched on."""
+Searched = tuple[SearchRow, SearchResult | None]
+"""A row, and what was found; None where nobody keeps trees."""
+
+
 def run_specs(
     folder: Path,
     specs: Sequence[SearchSpec],
@@ -75,11 +81,41 @@ def run_specs(
     keep_trees: "TreeFile | None" = None,
     watch: Callable[[int, int], None] | None = None,
 ) -> list[SearchRow]:
-    """Search what has no row yet, or one that failed, and return the rows of all specs and problems.
+    """Search here what has no row yet, or one that failed: `complete_rows` on this machine.
 
     Args:
         scorer: None where no strategy looks at scores.
+    """
+
+    return complete_rows(
+        folder,
+        specs,
+        problems,
+        lambda wanted: search_all(wanted, task, proposer, scorer, keep_curves=keep_curves),
+        header=header,
+        keep_curves=keep_curves,
+        keep_trees=keep_trees,
+        watch=watch,
+    )
+
+
+def complete_rows(
+    folder: Path,
+    specs: Sequence[SearchSpec],
+    problems: Sequence[Problem],
+    search: Callable[[Wanted], Iterator[Searched]],
+    *,
+    header: dict[str, Any],
+    keep_curves: bool = False,
+    keep_trees: "TreeFile | None" = None,
+    watch: Callable[[int, int], None] | None = None,
+) -> list[SearchRow]:
+    """Search what has no row yet, or one that failed, and return the rows of all specs and problems.
+
+    Args:
+        search: searches what it is given, here or elsewhere, in any order.
         header: what else decides the results: task, proposer, verifier. A folder holds rows of one header.
+        keep_curves: rows without their curve are searched again; `search` has to note them.
         keep_trees: where the trees go, too.
         watch: called with the number of rows that are there, and that of all.
 
@@ -102,11 +138,46 @@ def run_specs(
         and (row.curve or not keep_curves)
         and (keep_trees is None or keep_trees.has(row.spec, row.problem))
     }
-    wanted = [(spec, problem.id) for spec in specs for problem in problems]
-    num_done = sum(key in rows for key in wanted)
+    keys = [(spec, problem.id) for spec in specs for problem in problems]
+    num_done = sum(key in rows for key in keys)
+    wanted = [(spec, [one for one in problems if (spec, one.id) not in rows]) for spec in specs]
+    with (folder / ROWS).open("a", encoding="utf-8") as file:
+        for row, result in search([(spec, left) for spec, left in wanted if left]):
+            if keep_trees is not None and result is not None:
+                keep_trees.append(row.spec, result)  # before the row, which says that all is there
+            rows[row.spec, row.problem] = row
+            file.write(dump(_to_json(row)) + "\n")
+            file.flush()
+            num_done += 1
+            if watch:
+                watch(num_done, len(keys))
+        os.fsync(file.fileno())
+    return [rows[key] for key in keys]
+
+
+def search_all(
+    wanted: Wanted, task: Task, proposer: Proposer, scorer: StepScorer | None, *, keep_curves: bool
+) -> Iterator[Searched]:
+    """Search here, spec after spec."""
+    for spec, problems in wanted:
+        yield from search_problems(spec, problems, task, proposer, scorer, keep_curves=keep_curves)
+
+
+def search_problems(
+    spec: SearchSpec,
+    problems: Sequence[Problem],
+    task: Task,
+    proposer: Proposer,
+    scorer: StepScorer | None,
+    *,
+    keep_curves: bool,
+) -> Iterator[Searched]:
+    """Search problems in one way, side by side; rows come as searches end."""
+    if scorer:
+        scorer.forget()  # no strategy pays less for what another one had scored
     scale = None if scorer is None else scorer.scale
 
-    def prepared(spec: SearchSpec, problem: Problem) -> Search:
+    def prepared(problem: Problem) -> Search:
         strategy, budget = spec.build()
         return Search(
             problem,
@@ -120,24 +191,8 @@ def run_specs(
             keep_curve=keep_curves,
         )
 
-    with (folder / ROWS).open("a", encoding="utf-8") as file:
-        for spec in specs:
-            if scorer:
-                scorer.forget()  # no strategy pays less for what another one had scored
-            left = [problem for problem in problems if (spec, problem.id) not in rows]
-            searches = (prepared(spec, problem) for problem in left)
-            for place, result in run_searches(searches, proposer, scorer):
-                if keep_trees is not None:
-                    keep_trees.append(spec, result)  # before the row, which says that all is there
-                row = _row(spec, left[place], result)
-                rows[spec, row.problem] = row
-                file.write(dump(_to_json(row)) + "\n")
-                file.flush()
-                num_done += 1
-                if watch:
-                    watch(num_done, len(wanted))
-        os.fsync(file.fileno())
-    return [rows[key] for key in wanted]
+    for place, result in run_searches(map(prepared, problems), proposer, scorer):
+        yield _row(spec, problems[place], result), result
 
 
 def read_rows(folder: Path) -> list[SearchRow]:

@@ -1,0 +1,1 @@
+"""Collecting and searching on more than one machine."""
