@@ -63,8 +63,11 @@ done
 for seed in 0 1; do verify gym 20 0.2 "$seed" 1 6; done
 for test in 0 5 10 15; do evaluate gym "$test" frozen_0=gym-0 frozen_1=gym-1; done
 
-verify amc23 30 0.12 0 0 1 2 3
-evaluate amc23 4 frozen_0=amc23-0
+for test in 0 1 2 3 4; do
+    # shellcheck disable=SC2046
+    verify "amc23-$test" 30 0.12 0 $(echo 0 1 2 3 4 | tr -d "$test")
+    evaluate amc23 "$test" "frozen_0=amc23-$test-0"
+done
 verify gsm8k 20 0.12 0 1 2 3 4
 evaluate gsm8k 0 frozen_0=gsm8k-0
 

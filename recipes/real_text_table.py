@@ -16,7 +16,7 @@ from arts.protocols import ScoredTrees
 from arts.store import load_trees, open_collection
 from arts.tree import ReasoningTree
 
-TEST_FOLDS = {"game24": (0, 1, 2, 3, 4), "gym": (0, 5, 10, 15), "amc23": (4,), "gsm8k": (0,)}
+TEST_FOLDS = {"game24": (0, 1, 2, 3, 4), "gym": (0, 5, 10, 15), "amc23": (0, 1, 2, 3, 4), "gsm8k": (0,)}
 RULES = ("majority", "random", "has_answer", "shortest", "longest", "oracle")
 _PAPER_DRAWS = 16
 _BASES = ("random", "majority")
