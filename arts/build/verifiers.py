@@ -131,11 +131,19 @@ def named_scorers(values: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def build_new_verifier(
-    backbone: str, settings: "VerifierSettings", *, device: str = "cpu", seed: int = 0
+    backbone: str, settings: "VerifierSettings", *, device: str = "cpu", precision: str = "fp32", seed: int = 0
 ) -> "FlowVerifier":
-    """An untrained verifier on a backbone; the seed decides its head and adapters."""
+    """An untrained verifier on a backbone; the seed decides its head and adapters.
+
+    Args:
+        precision: of training, as in `ComputeSettings`. With bf16 a backbone whose weights stay as they are is kept in
+            bfloat16; what is trained is float32 always, or small steps would be lost in rounding.
+    """
+    import torch
+
     from arts.lm.load import load_backbone
     from arts.verifier.model import new_verifier
 
-    language_model = load_backbone(proposer_folder(backbone), device=device)
+    dtype = torch.bfloat16 if precision == "bf16" and settings.tuning != "full" else torch.float32
+    language_model = load_backbone(proposer_folder(backbone), dtype=dtype, device=device)
     return new_verifier(language_model, settings, base=backbone.removeprefix("hf:"), seed=seed)

@@ -50,7 +50,8 @@ def run_packed(model: Any, batch: PackedBatch) -> Any:
     by_blocks = has_tree_attention(model)
     mask_RQK = (blocks.mask_RQK if by_blocks else batch.dense_mask_TT()[None]).to(device)
     # Added to the scores: some kernels take no boolean mask in half precision, eager attention takes none at all.
-    bias_RQK = torch.zeros_like(mask_RQK, dtype=model.dtype).masked_fill(~mask_RQK, torch.finfo(model.dtype).min)
+    dtype = _score_dtype(model)
+    bias_RQK = torch.zeros_like(mask_RQK, dtype=dtype).masked_fill(~mask_RQK, torch.finfo(dtype).min)
     options = {}
     if by_blocks:
         # Heads that share keys become further queries of one head, so that keys are not copied for each.
@@ -95,6 +96,13 @@ def run_plan(model: Any, pass_plan: Plan, pool: KeyValuePool, **options: Any) ->
 def has_tree_attention(model: Any) -> bool:
     """Whether `use_tree_attention` could exchange the model's attention; without it there is no pool either."""
     return bool(model.config._attn_implementation == _NAME)
+
+
+def _score_dtype(model: Any) -> torch.dtype:
+    """What attention's scores are computed in; a bias of another type would be cast in every layer."""
+    device: str = model.device.type
+    dtype: torch.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+    return dtype
 
 
 def _num_key_value_heads(config: Any) -> int:
