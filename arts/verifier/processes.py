@@ -88,6 +88,7 @@ class Processes:
                 f"`accelerate launch` asks for {self._accelerator.distributed_type}; allowed are plain processes "
                 "(--multi_gpu) and FSDP's second version (--use_fsdp --fsdp_version 2)"
             )
+        self._accelerator.free_memory()  # it would keep the models of earlier runs, and mistake one for another
         prepared: tuple[torch.nn.Module, torch.optim.Optimizer] = self._accelerator.prepare(model, optimizer)
         return prepared
 
