@@ -24,7 +24,7 @@ UNUSED_BY_SERVERS := torchvision torchaudio torchcodec triton opencv-python-head
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-browser test-kills test-servers screenshots check format clean
+.PHONY: help demo test test-browser test-distributed test-kills test-servers screenshots check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
@@ -46,6 +46,9 @@ screenshots: .venv/.dev-installed  ## the pictures of report, tree viewer and li
 test-servers: .venv/.dev-installed $(SERVERS)/.installed  ## the HTTP proposer against vLLM and transformers serve, on CPU
 	@ARTS_SERVERS_PYTHON=$(SERVERS)/bin/python $(BIN)/python -m pytest -m "servers and not slow" tests/test_real_servers.py \
 	  $(PYTEST_OPTIONS)
+
+test-distributed: .venv/.dev-installed  ## several processes on this machine: training under `accelerate launch`
+	@$(BIN)/python -m pytest -m slow $(wildcard tests/test_ray*.py tests/test_accelerate*.py) $(PYTEST_OPTIONS)
 
 test-kills: .venv/.dev-installed  ## 10,000 rollouts from a failing server, and 50 kills: nothing lost, nothing doubled
 	@$(BIN)/python -m pytest -m kill tests/test_faults.py $(PYTEST_OPTIONS)

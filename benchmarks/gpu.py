@@ -5,8 +5,8 @@
     python benchmarks/gpu.py --size tiny --device cpu             # everything, in a minute, on a CPU core
 
 Weights are random, in the shapes of Qwen2.5; nothing is downloaded. `train`: forests of 16 trunks of 400 tokens and a
-fork each, one step as `arts train --precision bf16` makes it. *Tokens* are distinct tokens. The share of the peak is the
-arithmetic they need (2 operations a weight and token, forth and twice back, and attention to visible keys only) over
+fork each, one step as `arts train --precision bf16` makes it. *Tokens* are distinct tokens. The share of the peak is
+the arithmetic they need (2 operations a weight and token, forth and twice back, and attention to visible keys) over
 that of a large matrix product in the same run. The other side is one right-padded row a path, by torch's causal kernel.
 `search`: beams of all problems in step, keys and values kept against whole prefixes. `draw`: whole solutions from the
 local proposer. A part that fails (memory, a compiler) is a row that says so. Each result is written as it is there.

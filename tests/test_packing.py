@@ -274,6 +274,23 @@ def test_hidden_states_would_show_a_wrong_mask_or_position(backbones: dict[torch
         assert (hidden_TH[batch.node_end_N] - paths).abs().max() > 0.05
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_flex_attention_gives_the_hidden_states_of_attention_by_blocks(
+    backbones: dict[torch.dtype, Any], precision: str
+) -> None:
+    """Its plain form, as on a CPU it is not compiled; in bf16 queries and keys come in other types than values."""
+    model = backbones[torch.float32]
+    batch = join_packed([pack_tree(tree.parents, tree.token_ids) for tree in SHAPES.values()])
+    found = []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        for flex in (False, True):
+            use_tree_attention(model, flex=flex)
+            found.append(hidden_states(model, batch))
+    use_tree_attention(model)
+    assert (found[0] - found[1]).abs().max() < {"fp32": 1e-4, "bf16": 0.1}[precision]
+
+
 def gradients(model: Any, states: torch.Tensor) -> dict[str, torch.Tensor]:
     """Of every weight, for a loss that looks at every number of every state."""
     weight_NH = torch.from_numpy(np.random.default_rng(0).normal(size=tuple(states.shape))).to(states.dtype)

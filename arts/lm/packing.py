@@ -3,8 +3,8 @@
 A token attends to the prompt, to the steps above its own and to the earlier tokens of its own step; its position is its
 depth in tokens. The result equals one row per path, up to rounding. Tokens lie depth first, so what a run of them
 attends to is short: the path to its first token, and the run itself. Attention is computed run by run, and the work
-grows with the depth of a tree instead of its size; `tree_attention` does it. Knows token ids and parents, no text and no
-model.
+grows with the depth of a tree instead of its size; `tree_attention` does it. Knows token ids and parents, no text and
+no model.
 
 Shapes: T tokens of all trees, N nodes of all trees, R blocks of Q tokens, K keys of a block.
 """

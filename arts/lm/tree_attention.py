@@ -145,7 +145,7 @@ def _tree_attention(
             module, query_BHTD, key_BHTD, value_BHTD, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return output, None
-    # Under autocast the rotation of positions leaves queries and keys in float32: gathered, they would be twice as long.
+    # Under autocast the rotation of positions leaves queries and keys in float32: gathered, they would be twice as big.
     query_BHTD, key_BHTD = query_BHTD.to(value_BHTD.dtype), key_BHTD.to(value_BHTD.dtype)
     (_, num_heads, num_tokens, dim), num_blocks = query_BHTD.shape, len(key_index_RK)
     num_shared, size = num_heads // key_BHTD.shape[1], -(-num_tokens // num_blocks)
@@ -184,13 +184,15 @@ def _flex_tree_attention(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' signature, with the mask of packed trees; with any other it is plain attention."""
-    states = query_BHTD, key_BHTD, value_BHTD
     if not isinstance(attention_mask, BlockMask):
-        output, _ = sdpa_attention_forward(module, *states, attention_mask, dropout=dropout, scaling=scaling, **options)
+        output, _ = sdpa_attention_forward(
+            module, query_BHTD, key_BHTD, value_BHTD, attention_mask, dropout=dropout, scaling=scaling, **options
+        )
         return output, None
     kernel = _flex_kernel(query_BHTD.device.type)
-    states = tuple(tensor.to(value_BHTD.dtype) for tensor in states)
-    output_BHTD: torch.Tensor = kernel(*states, block_mask=attention_mask, scale=scaling, enable_gqa=True)
+    query_BHTD, key_BHTD = query_BHTD.to(value_BHTD.dtype), key_BHTD.to(value_BHTD.dtype)
+    mask = {"block_mask": attention_mask, "scale": scaling, "enable_gqa": True}
+    output_BHTD: torch.Tensor = kernel(query_BHTD, key_BHTD, value_BHTD, **mask)
     return output_BHTD.transpose(1, 2), None
 
 

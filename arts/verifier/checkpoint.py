@@ -19,15 +19,20 @@ Weights = Mapping[str, torch.nn.Parameter]
 
 
 def whole_tensors(
-    weights: Weights, best_weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+    weights: Weights, best_weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, *, keep: bool
 ) -> dict[str, torch.Tensor]:
-    """Weights, the best ones so far and the optimizer's moments, by name; every process has to ask."""
+    """Weights, the best ones so far and the optimizer's moments, by name, in the memory of the CPU.
+
+    Every process has to ask, as each has a part of what is in shards; those that do not `keep` it get nothing, and hold
+    one whole tensor at a time.
+    """
     tensors = {}
     for name, parameter in weights.items():
-        tensors[f"weight.{name}"] = whole(parameter.detach())
-        tensors[f"best.{name}"] = whole(best_weights[name])
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}.{name}"] = whole(value.detach())
+        own = {"weight": parameter.detach(), "best": best_weights[name], **optimizer.state[parameter]}
+        for key, value in own.items():
+            tensor = whole(value)
+            if keep:
+                tensors[f"{key}.{name}"] = tensor.cpu()
     return tensors
 
 

@@ -229,8 +229,8 @@ def split_by_problem(examples: Sequence[Example], share: float) -> tuple[list[Ex
 
 
 class StepEnds:
-    """Hidden states of examples' nodes under a frozen backbone: computed once and kept, at most 4 H bytes a node, as long
-    as the examples themselves are."""
+    """Hidden states of examples' nodes under a frozen backbone: computed once and kept, at most 4 H bytes a node, as
+    long as the examples themselves are."""
 
     def __init__(self, verifier: FlowVerifier) -> None:
         self.verifier = verifier

@@ -195,9 +195,9 @@ class Run:
 
     def _save_checkpoint(self) -> None:
         """Nothing where a weight is not finite."""
-        tensors = whole_tensors(self.parameters, self.best_weights, self.optimizer)
-        is_finite = torch.stack([tensors[f"weight.{name}"].isfinite().all() for name in self.parameters]).all()
-        if self.processes.is_main and is_finite:
+        keep = self.processes.is_main
+        tensors = whole_tensors(self.parameters, self.best_weights, self.optimizer, keep=keep)
+        if keep and all(bool(tensors[f"weight.{name}"].isfinite().all()) for name in self.parameters):
             state = {
                 "identity": self.identity,
                 "step": self.step,
