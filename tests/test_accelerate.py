@@ -116,6 +116,13 @@ def test_sharded_weights_train_in_bf16(one: Path, in_shards: Path) -> None:
     assert best[0] == pytest.approx(expected[0], rel=0.05)
 
 
+def test_training_in_bf16_learns_what_float32_learns(one: Path) -> None:
+    fp32, bf16 = told(one, "plain"), told(one, "bf16")
+    assert bf16["num_steps"] == NUM_STEPS
+    assert 0 < abs(bf16["best"][0] - fp32["best"][0]) < 0.1 * fp32["losses"][0]
+    assert bf16["best"][0] < 0.5 * bf16["losses"][0]
+
+
 def kill_at(arguments: list[str], out: Path, step: int) -> None:
     """Kill the launcher and its processes, all at once, when that step is on the disk."""
     launcher = psutil.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

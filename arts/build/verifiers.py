@@ -136,14 +136,12 @@ def build_new_verifier(
     """An untrained verifier on a backbone; the seed decides its head and adapters.
 
     Args:
-        precision: of training, as in `ComputeSettings`. With bf16 a backbone whose weights stay as they are is kept in
-            bfloat16; what is trained is float32 always, or small steps would be lost in rounding.
+        precision: of training, as in `ComputeSettings`.
     """
-    import torch
-
     from arts.lm.load import load_backbone
     from arts.verifier.model import new_verifier
+    from arts.verifier.processes import storage_type
 
-    dtype = torch.bfloat16 if precision == "bf16" and settings.tuning != "full" else torch.float32
+    dtype = storage_type(precision, settings.tuning)
     language_model = load_backbone(proposer_folder(backbone), dtype=dtype, device=device)
     return new_verifier(language_model, settings, base=backbone.removeprefix("hf:"), seed=seed)

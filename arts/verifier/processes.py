@@ -145,6 +145,11 @@ def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[N
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
+def storage_type(precision: str, tuning: str) -> torch.dtype:
+    """Of a backbone's weights in training; float32 where they are trained, or small steps would be lost in rounding."""
+    return torch.bfloat16 if precision == "bf16" and tuning != "full" else torch.float32
+
+
 def deal(sizes: Sequence[int], num_parts: int) -> list[list[int]]:
     """Places of a batch dealt to parts of about equal size: the largest first, each to the part that has least.
 
