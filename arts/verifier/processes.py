@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -80,13 +80,17 @@ class Processes:
     def prepare(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        """What trains: the model, wrapped where there are several processes. Shards replace the model's parameters."""
-        if str(self._accelerator.distributed_type).endswith(("DEEPSPEED", "MEGATRON_LM")) or (
-            str(self._accelerator.distributed_type).endswith("FSDP") and not self.is_sharded
-        ):
+        """What trains: the model, wrapped where there are several processes. Shards replace the model's parameters.
+
+        Raises:
+            ValueError: the launcher asks for a way to train that is not ours.
+        """
+        kind = self._accelerator.distributed_type
+        others = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.FSDP)
+        if kind in others and not self.is_sharded:
             raise ValueError(
-                f"`accelerate launch` asks for {self._accelerator.distributed_type}; allowed are plain processes "
-                "(--multi_gpu) and FSDP's second version (--use_fsdp --fsdp_version 2)"
+                f"`accelerate launch` asks for {kind.value}; allowed are plain processes (--multi_gpu) and the second "
+                "version of FSDP (--use_fsdp --fsdp_version 2)"
             )
         self._accelerator.free_memory()  # it would keep the models of earlier runs, and mistake one for another
         prepared: tuple[torch.nn.Module, torch.optim.Optimizer] = self._accelerator.prepare(model, optimizer)
