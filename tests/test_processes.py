@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerated import SETTINGS, TREES, Case, Interrupted, largest_difference, run_case
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_verifier import build_verifier, save_backbone
 
@@ -26,6 +26,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_backbone(tmp_path_factory.mktemp("models") / "base")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1000), max_size=30), st.integers(1, 8))
 def test_a_batch_is_dealt_out_evenly_and_nothing_is_lost(sizes: list[int], num_parts: int) -> None:
     parts = deal(sizes, num_parts)
