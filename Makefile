@@ -50,8 +50,8 @@ test-servers: .venv/.dev-installed $(SERVERS)/.installed  ## the HTTP proposer a
 test-kills: .venv/.dev-installed  ## 10,000 rollouts from a failing server, and 50 kills: nothing lost, nothing doubled
 	@$(BIN)/python -m pytest -m kill tests/test_faults.py $(PYTEST_OPTIONS)
 
-test-distributed: .venv/.ray-installed  ## a Ray cluster of several nodes on this machine that loses workers, nodes and its driver
-	@$(BIN)/python -m pytest -m distributed tests/test_ray.py $(PYTEST_OPTIONS)
+test-distributed: .venv/.ray-installed  ## a Ray cluster that loses workers, nodes and its driver; training on two processes
+	@$(BIN)/python -m pytest -m "distributed or slow" tests/test_ray.py tests/test_accelerate.py $(PYTEST_OPTIONS)
 
 check: .venv/.dev-installed  ## what CI runs besides the tests: format, lint, types, imports, docs, wheel
 	$(BIN)/ruff format --check .

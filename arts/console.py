@@ -20,8 +20,11 @@ class Tell(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Tell]:
-    """Show how far something is: `tell(done, note)`."""
+def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Tell]:
+    """Show how far something is: `tell(done, note)`; not `shown` where another process says it."""
+    if not shown:
+        yield lambda done, note="": None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(title, total)

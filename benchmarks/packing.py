@@ -192,7 +192,7 @@ def path_losses(verifier: FlowVerifier, trees: Forest, rows_tokens: int) -> Iter
         rows = [row for row, index in enumerate(batch) for _ in trees.path_ends[index]]
         columns = [end for index in batch for end in trees.path_ends[index]]
         ends_NH = hidden_BLH[torch.tensor(rows, device=device), torch.tensor(columns, device=device)]
-        yield verifier.head(ends_NH.to(verifier.head[0].weight.dtype))[:, 0].float().square().sum() / total
+        yield verifier.read(ends_NH)[:, 0].float().square().sum() / total
 
 
 @contextmanager

@@ -198,12 +198,15 @@ class RowScorer:
     @torch.inference_mode()
     def score(self, trees: Sequence[ReasoningTree]) -> ScoredTrees:
         ids = [self.verifier.node_token_ids(tree) for tree in trees]
-        rows = torch.tensor([[token for part in parts for token in part] for parts in ids])  # all of one length
+        device = self.verifier.language_model.device
+        rows = torch.tensor(
+            [[token for part in parts for token in part] for parts in ids], device=device
+        )  # equally long
         hidden_BLH = self.verifier.backbone(input_ids=rows, use_cache=False).last_hidden_state
         scored = []
         for tree, parts, hidden_LH in zip(trees, ids, hidden_BLH, strict=True):
             ends = torch.tensor([len(part) for part in parts]).cumsum(0) - 1
-            scored.append(tree.with_log_flows(self.verifier.head(hidden_LH[ends])[:, 0].tolist()))
+            scored.append(tree.with_log_flows(self.verifier.read(hidden_LH[ends.to(device)])[:, 0].tolist()))
         return ScoredTrees(scored, rows.numel(), rows.numel())
 
 

@@ -15,6 +15,7 @@ set -euo pipefail
 arts=${ARTS:-.venv/bin/python -m arts}
 out=${OUT:-runs/math500}
 device=${DEVICE:-cuda}
+precision=${PRECISION:-bf16} # fp32 for a CPU
 generator=${GENERATOR:-"http://127.0.0.1:8000/v1#Qwen/Qwen2.5-7B?max_in_flight=512"}
 backbone=${BACKBONE:-hf:models/Qwen2.5-1.5B-Instruct} # a folder: hf download Qwen/Qwen2.5-1.5B-Instruct --local-dir ...
 train=${TRAIN_TASK:-"math?rows=train&split=train"}
@@ -49,7 +50,7 @@ fi
 verifiers=()
 for objective in $objectives; do
     $arts train "$out/trees" --backbone "$backbone" --objective "$objective" --tuning lora --device "$device" \
-        --out "$out/verifier-$objective"
+        --precision "$precision" --out "$out/verifier-$objective"
     verifiers+=(--verifier "$objective=$out/verifier-$objective")
 done
 

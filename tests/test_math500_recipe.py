@@ -41,6 +41,7 @@ def test_every_line_of_the_recipe_works_on_tiny_models(tmp_path: Path) -> None:
         "PYTHONPATH": str(ROOT),
         "OUT": str(tmp_path / "out"),
         "DEVICE": "cpu",
+        "PRECISION": "fp32",
         "GENERATOR": f"hf:{save_qwen25(tmp_path / 'generator')}",
         "TUNED_GENERATOR": f"hf:{save_qwen25(tmp_path / 'tuned', seed=1)}",
         "BACKBONE": f"hf:{save_qwen25(tmp_path / 'backbone', seed=2)}",

@@ -128,13 +128,14 @@ def test_mask_is_the_slow_definition_by_ancestors_whole_and_by_blocks(trees: lis
     expected = slow_mask(trees)
     num_tokens = len(expected)
     np.testing.assert_array_equal(batch.dense_mask_TT().numpy(), expected)
-    from_blocks = np.zeros((batch.blocks.mask_RQK[:, :, 0].numel(), num_tokens), dtype=int)
-    for block, (keys, mask) in enumerate(zip(*(part.numpy() for part in batch.blocks), strict=True)):
+    mask_RQK = batch.block_mask_RQK()
+    from_blocks = np.zeros((mask_RQK[:, :, 0].numel(), num_tokens), dtype=int)
+    for block, (keys, mask) in enumerate(zip(batch.key_index_RK.numpy(), mask_RQK.numpy(), strict=True)):
         for place, row in enumerate(mask, start=block * len(mask)):
             np.add.at(from_blocks[place], keys[row], 1)
     np.testing.assert_array_equal(from_blocks[:num_tokens], expected)  # and no key is seen twice
     assert (from_blocks.sum(axis=1) > 0).all()  # also of what fills up the last block
-    assert batch.blocks.mask_RQK.shape[1] <= block_size
+    assert mask_RQK.shape[1] <= block_size
     assert batch.input_ids_T.tolist() == [token for part in packed for token in part.token_ids]
     assert batch.position_ids_T.tolist() == [position for part in packed for position in part.positions]
     starts = np.cumsum([0, *(len(part.token_ids) for part in packed)])
@@ -148,7 +149,7 @@ def test_mask_is_the_slow_definition_by_ancestors_whole_and_by_blocks(trees: lis
 def test_a_block_has_keys_for_its_own_tokens_and_the_deepest_path_at_most(tree: Plain, block_size: int) -> None:
     packed = pack_tree(tree.parents, tree.token_ids)
     batch = join_packed([packed], block_size=block_size)
-    num_blocks, size, num_keys = batch.blocks.mask_RQK.shape
+    num_blocks, size, num_keys = batch.block_mask_RQK().shape
     assert 0 <= num_blocks * size - len(packed.token_ids) < num_blocks
     assert num_keys <= max(packed.positions) + size + 7
     assert num_keys % 8 == 0
@@ -265,14 +266,29 @@ def test_hidden_states_would_show_a_wrong_mask_or_position(backbones: dict[torch
     batch = join_packed([packed])
     num_tokens = len(packed.token_ids)
     paths = path_states(model, WIDE)[packed.nodes]
-    causal = batch._replace(
-        subtree_end_T=torch.full((num_tokens,), num_tokens),
-        blocks=batch.blocks._replace(mask_RQK=batch.blocks.key_index_RK[:, None] <= torch.arange(num_tokens)[:, None]),
-    )
+    assert len(batch.key_index_RK) == 1  # one block, which has all tokens for keys
+    causal = batch._replace(subtree_end_T=torch.full((num_tokens,), num_tokens))
     for wrong in (causal, batch._replace(position_ids_T=torch.arange(num_tokens))):
         with torch.no_grad():
             hidden_TH = hidden_states(model, wrong)
         assert (hidden_TH[batch.node_end_N] - paths).abs().max() > 0.05
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_flex_attention_gives_the_hidden_states_of_attention_by_blocks(
+    backbones: dict[torch.dtype, Any], precision: str
+) -> None:
+    """Its plain form, as on a CPU it is not compiled; in bf16 queries and keys come in other types than values."""
+    model = backbones[torch.float32]
+    batch = join_packed([pack_tree(tree.parents, tree.token_ids) for tree in SHAPES.values()])
+    found = []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        for flex in (False, True):
+            use_tree_attention(model, flex=flex)
+            found.append(hidden_states(model, batch))
+    use_tree_attention(model)
+    assert (found[0] - found[1]).abs().max() < {"fp32": 1e-4, "bf16": 0.1}[precision]
 
 
 def gradients(model: Any, states: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -581,5 +597,5 @@ def test_a_tree_of_five_thousand_nodes_is_scored_whole_and_right(tiny_folder: Pa
         checked = rng.choice(5000, size=40, replace=False).tolist()
         rows = [torch.tensor([tree.path_ids(packed.nodes[index])]) for index in checked]
         expected = [verifier.head(verifier.backbone(input_ids=row).last_hidden_state[0, -1]) for row in rows]
-    assert batch.blocks.mask_RQK.numel() < 0.1 * len(packed.token_ids) ** 2
+    assert batch.block_mask_RQK().numel() < 0.1 * len(packed.token_ids) ** 2
     assert (found_NK[checked] - torch.stack(expected)).abs().max() < 1e-4

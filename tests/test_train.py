@@ -26,8 +26,8 @@ from tiny_verifier import (
 from arts.lm.packing import PackedBatch
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Verdict, build_tree
 from arts.verifier import scorer as scorer_module
-from arts.verifier import train as train_module
-from arts.verifier.examples import Example, StepEnds, picked_right, predict, split_by_problem, without_forks
+from arts.verifier import training_run
+from arts.verifier.examples import Example, StepEnds, pack, picked_right, predict, split_by_problem, without_forks
 from arts.verifier.examples import prepare as prepare_for
 from arts.verifier.model import FlowVerifier, load_verifier
 from arts.verifier.objectives import (
@@ -428,11 +428,11 @@ def record_batches(monkeypatch: pytest.MonkeyPatch) -> dict[bool, list[list[str]
     """Problem ids of every batch, by whether it was trained on."""
     batches: dict[bool, list[list[str]]] = {True: [], False: []}
 
-    def recorded(verifier: Any, batch: Sequence[Example], step_ends: Any) -> Any:
+    def recorded(model: Any, batch: Sequence[Example], inputs: Any) -> Any:
         batches[torch.is_grad_enabled()].append([example.problem_id for example in batch])
-        return predict(verifier, batch, step_ends)
+        return predict(model, batch, inputs)
 
-    monkeypatch.setattr(train_module, "predict", recorded)
+    monkeypatch.setattr(training_run, "predict", recorded)
     return batches
 
 
@@ -454,7 +454,9 @@ def test_a_frozen_backbone_is_computed_once_for_every_tree_and_only_its_head_lea
     result = train(verifier, TREES, replace(SETTINGS, patience=99), tmp_path / "once")
     assert sum(computed) == sum(example.num_nodes for example in examples)
     assert all(torch.equal(value, weights[name]) for name, value in verifier.backbone.state_dict().items())
-    monkeypatch.setattr(StepEnds, "__call__", lambda self, batch: self._compute(batch).detach())  # nothing is kept
+    monkeypatch.setattr(
+        StepEnds, "__call__", lambda self, batch: self.verifier.step_ends(pack(batch)).detach()
+    )  # none kept
     again = build_verifier(base, tuning="frozen", dropout=0.0)
     other = train(again, TREES, replace(SETTINGS, patience=99), tmp_path / "again")
     assert sum(computed) > 3 * sum(example.num_nodes for example in examples)

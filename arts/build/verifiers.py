@@ -134,11 +134,17 @@ def named_scorers(values: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def build_new_verifier(
-    backbone: str, settings: "VerifierSettings", *, device: str = "cpu", seed: int = 0
+    backbone: str, settings: "VerifierSettings", *, device: str = "cpu", precision: str = "fp32", seed: int = 0
 ) -> "FlowVerifier":
-    """An untrained verifier on a backbone; the seed decides its head and adapters."""
+    """An untrained verifier on a backbone; the seed decides its head and adapters.
+
+    Args:
+        precision: of training, as in `ComputeSettings`.
+    """
     from arts.lm.load import load_backbone
     from arts.verifier.model import new_verifier
+    from arts.verifier.processes import storage_type
 
-    language_model = load_backbone(proposer_folder(backbone), device=device)
+    dtype = storage_type(precision, settings.tuning)
+    language_model = load_backbone(proposer_folder(backbone), dtype=dtype, device=device)
     return new_verifier(language_model, settings, base=backbone.removeprefix("hf:"), seed=seed)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from arts.tree import ReasoningTree
+    from arts.verifier.train import TrainResult
 
 
 def _list_objectives(wanted: bool) -> None:
@@ -57,11 +58,16 @@ def train_command(
     fork_share: Annotated[float, typer.Option(help="share of the forks whose steps are trained on")] = 1.0,
     validation_share: Annotated[float, typer.Option(help="of the problems, kept from training")] = 0.05,
     checkpoint_every_s: Annotated[float, typer.Option(help="seconds between checkpoints of an unfinished run")] = 60.0,
+    precision: Annotated[str, typer.Option(help="of matrix products: fp32, or bf16, for GPUs")] = "fp32",
+    accumulate: Annotated[int, typer.Option(help="passes to cut a batch into, to save memory")] = 1,
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="compute activations again instead of keeping them")
+    ] = False,
     seed: int = 0,
     device: DEVICE = "cpu",
     threads: THREADS = 1,
 ) -> None:
-    """Train a flow verifier on collected trees."""
+    """Train a flow verifier on collected trees; on several processes under `accelerate launch -m arts train`."""
     from arts.build import build_new_verifier
     from arts.console import progress
 
@@ -69,7 +75,7 @@ def train_command(
     from arts.options import parse_options
     from arts.verifier.model import VerifierSettings
     from arts.verifier.objectives import DEFAULT_OBJECTIVE, RFM, RewardSettings, build_objective, describe_objective
-    from arts.verifier.train import TrainProgress, TrainSettings, train
+    from arts.verifier.train import ComputeSettings, Processes, TrainProgress, TrainSettings, train
 
     if preset is not None:
         _check_preset(preset, objective, options, (reward_right, reward_wrong), tuning)
@@ -90,13 +96,21 @@ def train_command(
         checkpoint_every_s=checkpoint_every_s,
         seed=seed,
     )
-    trees_to_train, trees_to_validate = _stream(trees), _stream(validation) if validation else None
+    compute = ComputeSettings(
+        precision=choice("precision", precision, ("fp32", "bf16")),  # type: ignore[arg-type]
+        accumulate=accumulate,
+        checkpoint_activations=checkpoint_activations,
+    )
+    processes = Processes(device)
+    trees_to_train = _stream(trees, talk=processes.is_main)
+    trees_to_validate = _stream(validation, talk=processes.is_main) if validation else None
     shape = VerifierSettings(
         tuning=tuning or ("full" if backbone == "countdown" else "lora"), num_outputs=chosen.num_outputs, head=head
     )
-    verifier = build_new_verifier(backbone, shape, device=device, seed=seed)
-    print("packing trees …", file=sys.stderr)
-    with progress("training", 1000) as tell:
+    verifier = build_new_verifier(backbone, shape, device=device, precision=precision, seed=seed)
+    if processes.is_main:
+        print("packing trees …", file=sys.stderr)
+    with progress("training", 1000, shown=processes.is_main) as tell:
         note = ""
 
         def watch(state: TrainProgress) -> None:
@@ -105,7 +119,22 @@ def train_command(
                 note = f"validation loss {state.validation.loss:.3f}, picks right {state.validation.picked_right:.1%}"
             tell(round(1000 * state.step / state.num_steps), f"step {state.step} loss {state.loss:.3f} {note}")
 
-        result = train(verifier, trees_to_train, settings, out, validation=trees_to_validate, watch=watch)
+        result = train(
+            verifier,
+            trees_to_train,
+            settings,
+            out,
+            validation=trees_to_validate,
+            compute=compute,
+            processes=processes,
+            watch=watch,
+        )
+    processes.close()
+    if processes.is_main:
+        _say_result(out, result)
+
+
+def _say_result(out: Path, result: "TrainResult") -> None:
     print(
         f"{out}: trained on {result.num_trained_trees} trees in {result.num_steps} steps, {result.seconds:.0f} s; "
         f"validation ({result.num_validation_trees} problems): loss {result.best.loss:.3f}, "
@@ -129,7 +158,7 @@ def _check_preset(
         )
 
 
-def _stream(folders: list[Path]) -> "Iterator[ReasoningTree]":
+def _stream(folders: list[Path], *, talk: bool = True) -> "Iterator[ReasoningTree]":
     """The trees of several collections, one after another; a folder without any is refused at once."""
     from itertools import chain
 
@@ -141,7 +170,8 @@ def _stream(folders: list[Path]) -> "Iterator[ReasoningTree]":
             raise ValueError(
                 f"{str(collection.folder)!r} holds no finished trees; run its `arts collect` command again"
             )
-        say_if_unfinished(collection)
+        if talk:
+            say_if_unfinished(collection)
     return chain.from_iterable(collection.trees() for collection in collections)
 
 

@@ -2,9 +2,9 @@
 
 A token attends to the prompt, to the steps above its own and to the earlier tokens of its own step; its position is its
 depth in tokens. The result equals one row per path, up to rounding. Tokens lie depth first, so what a run of them
-attends to is short: the path to its first token, and the run itself. Attention is computed run by run (`Blocks`), and
-the work grows with the depth of a tree instead of its size; `tree_attention` does it. Knows token ids and parents, no
-text and no model.
+attends to is short: the path to its first token, and the run itself. Attention is computed run by run, and the work
+grows with the depth of a tree instead of its size; `tree_attention` does it. Knows token ids and parents, no text and
+no model.
 
 Shapes: T tokens of all trees, N nodes of all trees, R blocks of Q tokens, K keys of a block.
 """
@@ -102,28 +102,35 @@ def split_nodes(parents: Sequence[int], num_tokens: Sequence[int], max_tokens: i
     return [sorted(part) for part in parts]
 
 
-class Blocks(NamedTuple):
-    """The sequence cut into R runs of Q tokens (the last is filled up), and what each run attends to."""
-
-    key_index_RK: torch.Tensor
-    "tokens that a block attends to: the path to its first token, then its own; filled up to a multiple of 8"
-    mask_RQK: torch.Tensor
-    "True where a token attends to a key; what fills up the last block attends as the last token does"
-
-
 class PackedBatch(NamedTuple):
-    """Several packed trees, one behind the other; nothing is padded."""
+    """Several packed trees, one behind the other; nothing is padded.
+
+    For attention the sequence is cut into R runs of Q tokens, the last of them filled up. Masks are made where they are
+    needed: on the device that attends, as they are much larger than what they are made of.
+    """
 
     input_ids_T: torch.Tensor
     position_ids_T: torch.Tensor
     subtree_end_T: torch.Tensor
     node_end_N: torch.Tensor
     "last token of every node of every tree, tree after tree"
-    blocks: Blocks
+    key_index_RK: torch.Tensor
+    "tokens that a run attends to: the path to its first token, then its own; -1 fills up, to a multiple of 8"
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        return PackedBatch(*(tensor.to(device) for tensor in self))
+
+    def block_mask_RQK(self) -> torch.Tensor:
+        """True where a token attends to a key; what fills up the last run attends as the last token does."""
+        num_tokens, num_blocks = len(self.subtree_end_T), len(self.key_index_RK)
+        size = -(-num_tokens // num_blocks)
+        place = torch.arange(num_blocks * size, device=self.subtree_end_T.device).clamp(max=num_tokens - 1)
+        query, key = place.view(num_blocks, size, 1), self.key_index_RK[:, None]
+        return (key >= 0) & (key <= query) & (query < self.subtree_end_T[key])
 
     def dense_mask_TT(self) -> torch.Tensor:
         """The whole attention mask, for attention that cannot go by blocks."""
-        place_T = torch.arange(len(self.subtree_end_T))
+        place_T = torch.arange(len(self.subtree_end_T), device=self.subtree_end_T.device)
         return (place_T <= place_T[:, None]) & (place_T[:, None] < self.subtree_end_T)
 
 
@@ -144,7 +151,7 @@ def join_packed(trees: Sequence[PackedTree], *, block_size: int | None = None) -
         torch.from_numpy(position_ids),
         torch.from_numpy(subtree_end),
         torch.from_numpy(node_end),
-        _blocks(position_ids, subtree_end, block_size or cheapest_block_size(position_ids)),
+        torch.from_numpy(_key_index(position_ids, subtree_end, block_size or cheapest_block_size(position_ids))),
     )
 
 
@@ -162,7 +169,7 @@ def cheapest_block_size(position_ids: np.ndarray) -> int:
     return min((min(size, len(position_ids)) for size in _BLOCK_SIZES), key=cost)
 
 
-def _blocks(position_ids: np.ndarray, subtree_end: np.ndarray, size: int) -> Blocks:
+def _key_index(position_ids: np.ndarray, subtree_end: np.ndarray, size: int) -> np.ndarray:
     num_tokens = len(position_ids)
     num_blocks = -(-num_tokens // size)
     size = -(-num_tokens // num_blocks)  # all about equal: less to fill up
@@ -170,12 +177,9 @@ def _blocks(position_ids: np.ndarray, subtree_end: np.ndarray, size: int) -> Blo
     num_keys = int(position_ids[first].max()) + size
     # Kernels of GPUs take a mask whose rows are aligned; -1 fills up.
     key_index = np.full((num_blocks, num_keys + -num_keys % 8), -1, dtype=np.int64)
-    query = np.arange(num_blocks * size).reshape(num_blocks, size)
+    own = np.arange(num_blocks * size).reshape(num_blocks, size)
     for block, start in enumerate(first):
         above = np.flatnonzero(subtree_end[:start] > start)
         key_index[block, : len(above)] = above
-        key_index[block, num_keys - size : num_keys] = np.where(query[block] < num_tokens, query[block], -1)
-    query = np.minimum(query, num_tokens - 1)[:, :, None]
-    key = key_index[:, None, :]
-    mask = (key >= 0) & (key <= query) & (query < subtree_end[key])
-    return Blocks(torch.from_numpy(np.maximum(key_index, 0)), torch.from_numpy(mask))
+        key_index[block, num_keys - size : num_keys] = np.where(own[block] < num_tokens, own[block], -1)
+    return key_index

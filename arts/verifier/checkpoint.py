@@ -1,4 +1,8 @@
-"""The state of a training run in one safetensors file, replaced by rename. Nothing is pickled."""
+"""The state of a training run in one safetensors file, replaced by rename. Nothing is pickled.
+
+Accelerate's own checkpoints are pickles, of one number of processes. Here tensors are whole, so a run goes on with any
+number of processes, sharded or not. Knows names and tensors, not what they mean.
+"""
 
 import json
 from collections.abc import Mapping
@@ -9,54 +13,54 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from arts.verifier.processes import like, whole
+
 Weights = Mapping[str, torch.nn.Parameter]
 
 
-def save_checkpoint(
-    path: Path,
-    weights: Weights,
-    best_weights: Mapping[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    state: Mapping[str, Any],
-) -> None:
-    """Write weights, the best ones so far, the optimizer's moments and `state` (JSON)."""
+def whole_tensors(
+    weights: Weights, best_weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, *, keep: bool
+) -> dict[str, torch.Tensor]:
+    """Weights, the best ones so far and the optimizer's moments, by name, in the memory of the CPU.
+
+    Every process has to ask, as each has a part of what is in shards; those that do not `keep` it get nothing, and hold
+    one whole tensor at a time.
+    """
     tensors = {}
     for name, parameter in weights.items():
-        tensors[f"weight.{name}"] = parameter.detach().contiguous()
-        tensors[f"best.{name}"] = best_weights[name].contiguous()
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}.{name}"] = value.detach().contiguous()
+        own = {"weight": parameter.detach(), "best": best_weights[name], **optimizer.state[parameter]}
+        for key, value in own.items():
+            tensor = whole(value)
+            if keep:
+                tensors[f"{key}.{name}"] = tensor.cpu()
+    return tensors
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Write tensors and `state` (JSON)."""
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+    metadata = {"state": json.dumps(state)}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
     temporary.replace(path)
 
 
-def load_checkpoint(
-    path: Path,
-    identity: str,
-    weights: Weights,
-    best_weights: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> dict[str, Any]:
-    """Put everything back in place; returns the state.
-
-    Raises:
-        ValueError: the checkpoint's `state["identity"]` is that of another run.
-    """
+def read_state(path: Path) -> dict[str, Any] | None:
+    """The state that was written beside the tensors; None where there is no checkpoint."""
+    if not path.exists():
+        return None
     with safe_open(path, framework="pt") as file:
         state: dict[str, Any] = json.loads(file.metadata()["state"])
-        if state["identity"] != identity:
-            raise ValueError(
-                f"{path} is of a run with other settings, trees or base weights; "
-                "choose another --out, or delete it to start again"
-            )
-        with torch.no_grad():
-            for name, parameter in weights.items():
-                parameter.copy_(file.get_tensor(f"weight.{name}"))
-                best_weights[name] = file.get_tensor(f"best.{name}").to(parameter.device)
-                if f"step.{name}" in file.keys():  # noqa: SIM118 (safe_open is no dict)
-                    optimizer.state[parameter] = {
-                        key: file.get_tensor(f"{key}.{name}").to("cpu" if key == "step" else parameter.device)
-                        for key in ("step", "exp_avg", "exp_avg_sq")
-                    }
     return state
+
+
+def restore_tensors(
+    path: Path, weights: Weights, best_weights: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Put the tensors of a checkpoint back in place, each process its part of them."""
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        for name, parameter in weights.items():
+            parameter.copy_(like(file.get_tensor(f"weight.{name}"), parameter))
+            best_weights[name] = like(file.get_tensor(f"best.{name}"), parameter)
+            if f"step.{name}" in file.keys():  # noqa: SIM118 (safe_open is no dict)
+                moments = {key: like(file.get_tensor(f"{key}.{name}"), parameter) for key in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[parameter] = {"step": file.get_tensor(f"step.{name}"), **moments}

@@ -6,14 +6,14 @@ What cannot be trained on is left out and counted: trees without a step, and pat
 import hashlib
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from arts.lm.packing import PackedTree, join_packed
+from arts.lm.packing import PackedBatch, PackedTree, join_packed
 from arts.protocols import Aggregation, aggregate
 from arts.tree import LogPriorLaw, ReasoningTree
 from arts.verifier.model import FlowVerifier
@@ -229,40 +229,52 @@ def split_by_problem(examples: Sequence[Example], share: float) -> tuple[list[Ex
 
 
 class StepEnds:
-    """Hidden states of examples' nodes. Those of a frozen backbone are computed once and kept: 4 H bytes a node, for
-    as long as the examples themselves are."""
+    """Hidden states of examples' nodes under a frozen backbone: computed once and kept, at most 4 H bytes a node, as
+    long as the examples themselves are."""
 
     def __init__(self, verifier: FlowVerifier) -> None:
         self.verifier = verifier
-        self._kept: dict[int, torch.Tensor] | None = {} if verifier.settings.tuning == "frozen" else None
+        self._kept: dict[int, torch.Tensor] = {}
 
+    @torch.no_grad()
     def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
         """[N, H], the nodes of one example after those of another."""
-        if self._kept is None:
-            return self._compute(batch)
         missing = [example for example in batch if id(example) not in self._kept]
         if missing:
-            with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode cannot be trained on later
-                computed = self._compute(missing).split([example.num_nodes for example in missing])
+            computed = self.verifier.step_ends(pack(missing)).split([example.num_nodes for example in missing])
             self._kept.update(zip(map(id, missing), computed, strict=True))
         return torch.cat([self._kept[id(example)] for example in batch])
 
-    def _compute(self, batch: Sequence[Example]) -> torch.Tensor:
-        joined_NH = self.verifier.step_ends(join_packed([part for example in batch for part in example.parts]))
-        index, offset = [], 0
-        for example in batch:
-            index.append(example.first_seen + offset)
-            offset += sum(len(part.nodes) for part in example.parts)
-        return joined_NH[torch.from_numpy(np.concatenate(index)).to(joined_NH.device)]
+
+def pack(batch: Sequence[Example]) -> PackedBatch:
+    """The trees of a batch behind one another; its nodes are those of one example after those of another."""
+    packed = join_packed([part for example in batch for part in example.parts])
+    places, offset = [], 0
+    for example in batch:
+        places.append(example.first_seen + offset)
+        offset += sum(len(part.nodes) for part in example.parts)
+    return packed._replace(node_end_N=packed.node_end_N[torch.from_numpy(np.concatenate(places))])
 
 
 def predict(
-    verifier: FlowVerifier, batch: Sequence[Example], step_ends: StepEnds | None = None
+    model: Callable[[Any], torch.Tensor],
+    batch: Sequence[Example],
+    inputs: Callable[[Sequence[Example]], PackedBatch | torch.Tensor] = pack,
 ) -> tuple[torch.Tensor, Batch]:
-    """The head's output for every node of the examples [N, K], and their joined targets, on the verifier's device."""
-    output_NK = verifier.read((step_ends or StepEnds(verifier))(batch))
-    targets = join_targets([example.targets for example in batch], [example.num_nodes for example in batch])
-    return output_NK, {name: values.to(output_NK.device) for name, values in targets.items()}
+    """The head's output for every node of the examples [N, K] in float32 or more, and their joined targets beside it.
+
+    Args:
+        model: a `FlowVerifier`, or what wraps one.
+        inputs: what the model is given for a batch.
+    """
+    output_NK = model(inputs(batch))
+    if output_NK.dtype in (torch.bfloat16, torch.float16):
+        output_NK = output_NK.float()
+    return output_NK, {name: values.to(output_NK.device) for name, values in joined_targets(batch).items()}
+
+
+def joined_targets(batch: Sequence[Example]) -> Batch:
+    return join_targets([example.targets for example in batch], [example.num_nodes for example in batch])
 
 
 def picked_right(log_flow: np.ndarray, batch: Sequence[Example], aggregation: Aggregation) -> float:

@@ -11,7 +11,7 @@ Shapes: T tokens and N nodes of all trees of a batch, H hidden, K outputs of the
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,20 +94,30 @@ class FlowVerifier(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, batch: PackedBatch) -> torch.Tensor:
-        """The head's output for every node of the batch [N, K]; the objective says what it means."""
-        return self.read(self.step_ends(batch))
+    def forward(self, batch: PackedBatch | torch.Tensor) -> torch.Tensor:
+        """The head's output for every node [N, K]; the objective says what it means.
+
+        Args:
+            batch: packed trees, or the `step_ends` of their nodes where these are known.
+        """
+        return self.read(batch if isinstance(batch, torch.Tensor) else self.step_ends(batch))
 
     def step_ends(self, batch: PackedBatch) -> torch.Tensor:
         """Hidden state at the last token of every node [N, H]."""
         hidden_TH = hidden_states(self.backbone, batch)
-        step_end_NH = hidden_TH[batch.node_end_N.to(hidden_TH.device)]
-        return step_end_NH.to(next(self.head.parameters()).dtype)
+        return hidden_TH[batch.node_end_N.to(hidden_TH.device)]
 
     def read(self, step_end_NH: torch.Tensor) -> torch.Tensor:
-        """The head's output [N, K]."""
-        output_NK: torch.Tensor = self.head(step_end_NH)
+        """The head's output [N, K], computed in the precision of its weights whatever the backbone's is."""
+        with torch.autocast(step_end_NH.device.type, enabled=False):
+            output_NK: torch.Tensor = self.head(step_end_NH.to(next(self.head.parameters()).dtype))
         return output_NK
+
+    def checkpoint_activations(self) -> None:
+        """From now on keep in training what goes into each layer only, and compute the rest again on the way back."""
+        model = self.language_model.model
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})  # its name before transformers 5.20
 
     def node_token_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:
         """Ids of every node; the root's are the prompt."""
@@ -116,20 +126,24 @@ class FlowVerifier(nn.Module):
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def save(self, folder: Path) -> None:
-        """Write the verifier; `verifier.json` comes last, so a folder that has it is whole."""
+    def save(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write the verifier; `verifier.json` comes last, so a folder that has it is whole.
+
+        Args:
+            weights: a state dict to write instead of the verifier's own, where that is in shards.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         base = self.card.get("base", Path(self.language_model.folder).absolute().name)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / "head.safetensors"
-        )
+        weights = self.state_dict() if weights is None else weights
+        save_file(_below(weights, "head."), folder / "head.safetensors")
         if self.settings.tuning == "lora":
             # peft would write where the base lies on this machine, in its settings and in an empty model card.
             self.backbone.peft_config["default"].base_model_name_or_path = base
-            self.backbone.save_pretrained(folder / "adapter", save_embedding_layers=False)
+            adapter = {"state_dict": _below(weights, "backbone."), "save_embedding_layers": False}
+            self.backbone.save_pretrained(folder / "adapter", **adapter)
             (folder / "adapter" / "README.md").unlink(missing_ok=True)
         elif self.settings.tuning == "full":
-            self.backbone.save_pretrained(folder / "backbone")
+            self.backbone.save_pretrained(folder / "backbone", state_dict=_below(weights, "backbone."))
             self.language_model.tokenizer.save_pretrained(folder / "backbone")
         card = {
             "format": FORMAT,
@@ -139,6 +153,10 @@ class FlowVerifier(nn.Module):
             "base_fingerprint": self.card.get("base_fingerprint", self.language_model.fingerprint),
         }
         write_atomically(folder / "verifier.json", json.dumps(card, indent=2) + "\n")
+
+
+def _below(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): weights[name].contiguous() for name in weights if name.startswith(prefix)}
 
 
 def _head(hidden: int, settings: VerifierSettings) -> nn.Sequential:

@@ -91,8 +91,7 @@ class CachedFlowScorer:
             output = run_new_tokens(self.verifier.backbone, [run for _, run in runs], self.cache.pool)
             ends = torch.tensor([len(run.token_ids) for _, run in runs]).cumsum(0) - 1
             hidden_NH = output.last_hidden_state[0][ends.to(output.last_hidden_state.device)]
-            head_type = next(self.verifier.head.parameters()).dtype
-            log_flows = self.objective.log_flow(self.verifier.head(hidden_NH.to(head_type)), self.rewards).tolist()
+            log_flows = self.objective.log_flow(self.verifier.read(hidden_NH), self.rewards).tolist()
             for (node, _), log_flow in zip(runs, log_flows, strict=True):
                 node.output = log_flow
         ran = {node for node, _ in runs}

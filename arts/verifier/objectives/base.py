@@ -71,6 +71,10 @@ class Objective(Protocol):
         """What is known of one tree, made once before training."""
         ...
 
+    def weight(self, batch: Batch) -> torch.Tensor:
+        """Of a batch: what its loss is divided by. It depends on the targets alone, so it is known beforehand."""
+        ...
+
     def loss(self, output_NK: torch.Tensor, batch: Batch, rewards: RewardSettings) -> Loss: ...
 
     def log_flow(self, output_NK: torch.Tensor, rewards: RewardSettings) -> torch.Tensor:
@@ -198,11 +202,15 @@ class NodeRegression(ABC):
         weight = self.node_weights(facts)
         return {"target": np.where(weight > 0, target, rewards.right), "weight": weight}
 
+    def weight(self, batch: Batch) -> torch.Tensor:
+        return batch["weight"].sum()
+
     def loss(self, output_NK: torch.Tensor, batch: Batch, rewards: RewardSettings) -> Loss:
         weight = batch["weight"].to(output_NK.dtype)
         output = torch.where(weight > 0, output_NK[:, 0], 0.0)  # weight 0 times an overflow would be NaN
         target = self.batch_target(output, batch, rewards).to(output.dtype)
-        return Loss((weight * deviance(self.loss_name, output, target, self.bounds(rewards))).sum(), weight.sum())
+        total = (weight * deviance(self.loss_name, output, target, self.bounds(rewards))).sum()
+        return Loss(total, self.weight(batch).to(output.dtype))
 
     def batch_target(self, output: torch.Tensor, batch: Batch, rewards: RewardSettings) -> torch.Tensor:
         """T of every node [N]; a bootstrap makes it from the outputs."""

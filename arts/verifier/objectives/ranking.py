@@ -46,7 +46,7 @@ def _compare(facts: TreeFacts, groups: Iterator[Ints], max_pairs: int) -> Target
 def _ranking_loss(output_NK: torch.Tensor, batch: Batch) -> Loss:
     output, weight = output_NK[:, 0], batch["weight"].to(output_NK.dtype)
     loss = softplus(output[batch["worse_index"]] - output[batch["better_index"]])
-    return Loss((weight * loss).sum(), weight.sum())
+    return Loss((weight * loss).sum(), batch["weight"].sum().to(output.dtype))
 
 
 def _check_max_pairs(objective: str, max_pairs: int) -> None:
@@ -77,6 +77,9 @@ class SiblingRank:
         parents = facts.parent[by_parent]
         cuts = np.flatnonzero(np.diff(parents)) + 1
         return _compare(facts, iter(np.split(by_parent, cuts)), self.max_pairs)
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        return batch["weight"].sum()
 
     def loss(self, output_NK: torch.Tensor, batch: Batch, rewards: RewardSettings) -> Loss:
         return _ranking_loss(output_NK, batch)
@@ -114,6 +117,9 @@ class PairwiseRM:
         inner = facts.is_known & ~facts.is_terminal & (facts.parent >= 0)
         for depth in range(1, int(facts.depth.max()) + 1 if self.steps else 1):
             yield np.flatnonzero(inner & (facts.depth == depth))
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        return batch["weight"].sum()
 
     def loss(self, output_NK: torch.Tensor, batch: Batch, rewards: RewardSettings) -> Loss:
         return _ranking_loss(output_NK, batch)

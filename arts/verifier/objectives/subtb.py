@@ -94,6 +94,9 @@ class SubTB:
         total = sum(weights)
         return {piece: weight / total for piece, weight in zip(pieces, weights, strict=True) if weight > 0}
 
+    def weight(self, batch: Batch) -> torch.Tensor:
+        return batch["weight"].sum() + self.leaf_weight * batch["draws"].sum()
+
     def loss(self, output_NK: torch.Tensor, batch: Batch, rewards: RewardSettings) -> Loss:
         log_flow, tilt = output_NK[:, 0], output_NK[:, 1]
         dtype = output_NK.dtype
@@ -105,7 +108,8 @@ class SubTB:
         weight, draws = batch["weight"].to(dtype), self.leaf_weight * batch["draws"].to(dtype)
         residual = level[batch["upper_index"]] - level[batch["lower_index"]]
         leaf_error = torch.where(batch["is_terminal"], log_flow - log_reward, 0.0)
-        return Loss((weight * residual**2).sum() + (draws * leaf_error**2).sum(), weight.sum() + draws.sum())
+        total = (weight * residual**2).sum() + (draws * leaf_error**2).sum()
+        return Loss(total, self.weight(batch).to(dtype))
 
     def _log_selector_gain(self, tilt: torch.Tensor, batch: Batch) -> torch.Tensor:
         """log p(c | s) - log pi~_0(c | s) of every known child c [N], 0 elsewhere."""
