@@ -24,6 +24,7 @@ from arts.evaluate.metrics import (
     read_log_flows,
     vote_accuracy,
 )
+from arts.evaluate.searches import read_rows
 from arts.lm.load import quiet, use_threads
 from arts.store import dump, load_trees, open_collection
 from arts.tree import ReasoningTree
@@ -120,6 +121,16 @@ def bill_rows() -> Iterator[Row]:
             "updates": result["num_updates"],
             "kept": result["best_update"],
             "curve": result["validation"],
+        }
+    for path in sorted(Path("runs/grpo").glob("expert-*/finetune.json")):
+        number = int(path.parent.name[-1])  # rounds so far: each searches 3,000 problems and learns from all rounds
+        searches = [Path(f"runs/grpo/search-{search}") for search in range(1, number + 1)]
+        rounds = [json.loads(Path(f"runs/grpo/expert-{one}/finetune.json").read_text()) for one in range(1, number + 1)]
+        yield {
+            "row": "bill",
+            "of": path.parent.name,
+            "drawn": sum(row.bill.generated_tokens for folder in searches for row in read_rows(folder)),
+            "trained": sum(one["result"]["trained_tokens"] for one in rounds),
         }
     own = [_tree_bill(Path("runs/countdown") / name) for name in ("trees-a", "trees-b", "trees-3", "trees-5")]
     dense = [_tree_bill(Path("runs/countdown") / name) for name in ("deep-a", "deep-b", "deep-3")]

@@ -188,6 +188,9 @@ def curves(rows: Rows) -> list[str]:
     lines = [row_of(["model", "n", *(f"@{k}" for k in KS), "@64 against base, points", "solutions found by 64"])]
     lines.append(row_of(["---"] * (len(KS) + 4)))
     base_64 = rows.pass_at("base", KS[-1])
+    first = min(len(rows.right(pool)) for pool in rows.draws)
+    at = [over_seeds([rows.pass_at("base", k)[:first]], [np.ones(first, dtype=bool)]) for k in KS]
+    lines.append(row_of(["base, the first of these", str(first), *map(shown, at), "–", "–"]))
     for name, pools in sorted(
         names.items(), key=lambda item: (item[0] != "base", not item[0].startswith("GRPO"), item[0])
     ):
