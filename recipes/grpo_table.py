@@ -264,15 +264,21 @@ def draw(rows: Rows, path: Path) -> None:
         "DeepSearch's advantages, 100 updates": (["deepsearch-after-100"], "#1e8449"),
         "expert iteration, 3 rounds": (["expert-3"], "#7d3c98"),
     }
+    number = min(len(rows.right(pool)) for pool in rows.draws)  # the problems that all were drawn for
     for label, (pools, colour) in groups.items():
         if not all(pool in rows.draws for pool in pools):
             continue
-        number = min(len(rows.right(pool)) for pool in pools)
         everybody = [np.ones(number, dtype=bool)] * len(pools)
         found = [over_seeds([rows.pass_at(pool, k)[:number] for pool in pools], everybody) for k in ks]
         axis.plot(ks, [one.value for one in found], color=colour, marker="o", markersize=3, label=label)
         axis.fill_between(ks, [one.low for one in found], [one.high for one in found], color=colour, alpha=0.12, lw=0)
-    axis.set(xscale="log", xlabel="draws a problem, k", ylabel="pass@k", xticks=ks, xticklabels=map(str, ks))
+    axis.set(
+        xscale="log",
+        xlabel="draws a problem, k",
+        ylabel=f"pass@k, {number} problems",
+        xticks=ks,
+        xticklabels=map(str, ks),
+    )
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
