@@ -75,7 +75,7 @@ def rows(name: str, scored: Scored, selectors: Sequence[str], *, is_pool: bool) 
     for selector in (*scored.verifiers, *selectors):
         if selector not in found.selectors:
             continue
-        for k in (_PAPER_DRAWS, last) if _PAPER_DRAWS in found.selectors[selector].at else (last,):
+        for k in sorted({_PAPER_DRAWS, last} & set(found.selectors[selector].at)):
             estimate = found.selectors[selector].at[k]
             against = [
                 f"{100 * paired.value:+.1f} {interval(paired)}" if paired and paired.value is not None else ""
