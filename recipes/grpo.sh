@@ -8,7 +8,7 @@ export OMP_NUM_THREADS=1
 python=${PYTHON:-.venv/bin/python}
 out=runs/grpo
 
-# 1. GRPO until pass@1 on 200 validation problems stops rising, three seeds, all weights.
+# 1. GRPO for 300 updates at most, while pass@1 on 200 validation problems rises; three seeds, all weights.
 for seed in 0 1 2; do $python -m arts grpo --seed $seed --keep-checkpoints 100 --out "$out/seed-$seed"; done
 
 # 2. The two cures that did best on toy trees, in its place; same draws an update.

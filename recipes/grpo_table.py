@@ -117,7 +117,7 @@ def methods(rows: Rows) -> list[Method]:
     found.append(
         Method("base, oracle of 16", [(rows.right_of_16("base") > 0).astype(float)] * len(seeds), 16, 16 * cost, 0)
     )
-    for by in ("majority", "ARTS (RFM, leaf_weight=4)", "ARTS (shipped)"):
+    for by in (name for name in BY if rows.seeds_of("grpo-0", name)):
         accuracy = [rows.picked(f"grpo-{seed}", by, rows.seeds_of(f"grpo-{seed}", by)[0]) for seed in seeds]
         tokens = float(np.mean([verifier_tokens(f"grpo-{seed}", by) for seed in seeds]))
         found.append(Method(f"GRPO, best of 16 by {by}", accuracy, 16, 16 * tuned_cost, tokens))
@@ -153,7 +153,9 @@ def paper(rows: Rows) -> list[str]:
     sizes = {name: "/".join(str(int(mask.sum())) for mask in masks) for name, masks in of.items()}
     sizes = {name: size if len(set(size.split("/"))) > 1 else size.split("/")[0] for name, size in sizes.items()}
     subset_names = [f"{name}, n = {sizes[name]}" for name in of]
-    header = ["way to answer", *subset_names, "all, against GRPO, points", "gap closed", "proposer", "verifier"]
+    against_names = ["against GRPO, one draw, points", "against GRPO, majority of 16"]
+    header = ["way to answer", *subset_names, *against_names, "gap closed", "proposer", "verifier"]
+    voted = [rows.picked(f"grpo-{seed}", "majority", 0) for seed in seeds_of(rows)]
     tuned = [rows.right_of_16(f"grpo-{seed}") / 16 for seed in seeds_of(rows)]
     base, ceiling = rows.right_of_16("base") / 16, (rows.right_of_16("base") > 0).astype(float)
     estimate = paired_bootstrap(len(base), 0)
@@ -162,15 +164,17 @@ def paper(rows: Rows) -> list[str]:
         gain = np.sum([accuracy - base for accuracy in method.accuracy], axis=0)
         gap = estimate(gain, len(method.accuracy) * (ceiling - base))
         cells = [shown(over_seeds(method.accuracy, masks)) for masks in of.values()]
-        gains = [own - other for own, other in zip(method.accuracy, tuned, strict=False)]
-        against = "–" if method.label == "GRPO, one draw" else points(over_seeds(gains, of["all"]))
+        against = [
+            points(over_seeds([own - other for own, other in zip(method.accuracy, others, strict=False)], of["all"]))
+            for others in (tuned, voted)
+        ]
         closed = "–" if method.label == "base, one draw" else shown(gap)
         lines.append(
             row_of(
                 [
                     method.label,
                     *cells,
-                    against,
+                    *against,
                     closed,
                     f"{method.proposer_tokens:.0f}",
                     f"{method.verifier_tokens:.0f}",
@@ -189,8 +193,11 @@ def curves(rows: Rows) -> list[str]:
     lines.append(row_of(["---"] * (len(KS) + 4)))
     base_64 = rows.pass_at("base", KS[-1])
     first = min(len(rows.right(pool)) for pool in rows.draws)
-    at = [over_seeds([rows.pass_at("base", k)[:first]], [np.ones(first, dtype=bool)]) for k in KS]
-    lines.append(row_of(["base, the first of these", str(first), *map(shown, at), "–", "–"]))
+    for label, pools in (("base", ["base"]), ("GRPO, 3 seeds", [f"grpo-{seed}" for seed in seeds_of(rows)])):
+        masks = [np.ones(first, dtype=bool)] * len(pools)
+        at = [over_seeds([rows.pass_at(pool, k)[:first] for pool in pools], masks) for k in KS]
+        lost = over_seeds([(rows.pass_at(pool, KS[-1]) - base_64)[:first] for pool in pools], masks)
+        lines.append(row_of([f"{label}, first 200", str(first), *map(shown, at), points(lost), "–"]))
     for name, pools in sorted(
         names.items(), key=lambda item: (item[0] != "base", not item[0].startswith("GRPO"), item[0])
     ):

@@ -58,6 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GRPOResult]:
         ({"draws_per_batch": 5}, "must divide the 384 draws"),
         ({"tuning": "partly"}, "'full' and 'lora'"),
         ({"extra": {"learning_speed": 1}}, "no field learning_speed"),
+        ({"extra": {"num_generations": 3, "max_steps": 1}}, "group_size, max_updates; set those"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: dict[str, object], words: str) -> None:
@@ -72,14 +73,29 @@ def test_a_draw_is_rewarded_by_the_task_and_a_cut_one_is_wrong(tmp_path: Path) -
     seen: dict[str, float] = {}
     right = "4+3=7|2 5 7;7+5=12|2 12;12+2=14|14"
     conversation = [{"role": "assistant", "content": right}]
-    rewards = reward_by(task, problems, config)(
-        completions=[right, right, "14", conversation, right],
-        completion_ids=[[1] * 27, [1] * 27, [1, 2], [1] * 27, [1] * (config.max_completion_length or 0)],
-        index=[0, 1, 0, 0, 0],
+    limit = config.max_completion_length or 0
+    rewards = reward_by(task, problems, config, frozenset({9}))(
+        completions=[right, right, "14", conversation, right, right],
+        completion_ids=[[1] * 27, [1] * 27, [1, 2], [1] * 27, [1] * limit, [1] * (limit - 1) + [9]],
+        index=[0, 1, 0, 0, 0, 0],
         log_metric=seen.__setitem__,
     )
-    assert rewards == [1.0, 0.0, 0.0, 1.0, 0.0]
-    assert seen["generated_tokens"] == 3 * 27 + 2 + (config.max_completion_length or 0)
+    assert rewards == [1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
+    assert seen["generated_tokens"] == 3 * 27 + 2 + 2 * limit
+
+
+def test_a_run_that_could_not_learn_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = GRPOSettings(num_problems=8, validation_problems=0)
+    with pytest.raises(ValueError, match="takes 48 problems, and task countdown gave 8"):
+        train_grpo(shipped(), CountdownTask(), few, tmp_path / "few")
+    assert not (tmp_path / "few").exists()  # so that the mended command may use it
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "collection.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds something else"):
+        train_grpo(shipped(), CountdownTask(), SMALL, tmp_path / "other")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="start arts grpo as one"):
+        train_grpo(shipped(), CountdownTask(), SMALL, tmp_path / "two")
 
 
 def test_the_bill_counts_every_prompt_and_every_token(run: tuple[Path, GRPOResult]) -> None:
@@ -154,7 +170,8 @@ def test_an_update_in_parts_is_the_update_as_a_whole(tmp_path: Path) -> None:
             num_problems=8,
             validation_problems=0,
             draws_per_batch=batch,
-            extra={"optim": "sgd", "learning_rate": 1.0},
+            learning_rate=1.0,
+            extra={"optim": "sgd"},
         )
         return weights(train_grpo(shipped(), CountdownTask(), settings, tmp_path / name).model)
 

@@ -6,6 +6,7 @@ trees, so that what is learned is what was drawn. Knows no checker: trees carry 
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,6 +97,8 @@ def finetune(
     Raises:
         ValueError: no right solution, or `out` holds another run.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("several processes would make larger batches than were asked for; start arts finetune as one")
     examples = right_solutions(trees, language_model.text, settings.most_per_problem)
     if not examples:
         raise ValueError("there is no right solution in these trees to learn from; draw or search more problems")
@@ -109,7 +112,7 @@ def finetune(
     with without_news():
         trainer = SFTTrainer(
             model=language_model.model,
-            args=_config(language_model, settings, checkpoints),
+            args=_config(language_model, settings, checkpoints, num_steps),
             train_dataset=_dataset(examples),
             processing_class=language_model.tokenizer,
             callbacks=[_Watch(watch)],
@@ -131,7 +134,7 @@ def finetune(
     return result
 
 
-def _config(language_model: LanguageModel, settings: FinetuneSettings, checkpoints: Path) -> SFTConfig:
+def _config(language_model: LanguageModel, settings: FinetuneSettings, checkpoints: Path, num_steps: int) -> SFTConfig:
     on_cpu = language_model.device.type == "cpu"
     return SFTConfig(
         output_dir=str(checkpoints),
@@ -140,7 +143,7 @@ def _config(language_model: LanguageModel, settings: FinetuneSettings, checkpoin
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=20,
+        warmup_steps=min(20, num_steps // 10),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         save_strategy="epoch",

@@ -6,6 +6,7 @@ step's tokens are in its log, hence the bill of an interrupted run is complete. 
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
@@ -24,6 +25,26 @@ from arts.tree import Problem, text_of
 SMALL_MODEL = 100_000_000  # weights; below it the default learning rate is that of models trained from scratch
 RESULT = "grpo.json"
 _TOKENS = "generated_tokens"  # of one update, in the trainer's own log
+
+
+_OWN = {  # fields of TRL that our own settings decide, and so the bill
+    "output_dir": "out",
+    "seed": "seed",
+    "max_steps": "max_updates",
+    "learning_rate": "learning_rate",
+    "temperature": "temperature",
+    "max_completion_length": "max_new_tokens",
+    "num_generations": "group_size",
+    "num_generations_eval": "validation_draws",
+    "per_device_train_batch_size": "draws_per_batch",
+    "per_device_eval_batch_size": "draws_per_batch",
+    "gradient_accumulation_steps": "draws_per_batch",
+    "steps_per_generation": "draws_per_batch",
+    "generation_batch_size": "draws_per_batch",
+    "eval_steps": "validate_every",
+    "save_steps": "validate_every",
+    "logging_steps": "validate_every",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +93,12 @@ class GRPOSettings:
             )
         if self.tuning not in ("full", "lora"):
             raise ValueError(f"tuning is {self.tuning!r}; allowed are 'full' and 'lora'")
+        taken = sorted(set(self.extra) & set(_OWN))
+        if taken:
+            raise ValueError(
+                f"extra sets {', '.join(taken)} of trl.GRPOConfig, which follow from settings of our own: "
+                f"{', '.join(sorted({_OWN[name] for name in taken}))}; set those"
+            )
         known = {entry.name for entry in fields(GRPOConfig)}
         unknown = sorted(set(self.extra) - known)
         if unknown:
@@ -125,35 +152,44 @@ def train_grpo(
     Raises:
         ValueError: no problems, or `out` holds a run with other settings.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("several processes would make larger updates than were asked for; start arts grpo as one")
     described = {
         "model": language_model.fingerprint,
         "task": task.name,
         "trainer": trainer_class.__name__,
         **asdict(settings),
     }
-    claim(out, described)
-    if (out / RESULT).is_file():
-        return _read_result(out)
     if language_model.tokenizer.pad_token is None:
         language_model.tokenizer.pad_token = language_model.tokenizer.eos_token
     train = _problems(task, "train", settings.num_problems, settings)
     validation = _problems(task, "validation", settings.validation_problems, settings)
-    if not train:
-        raise ValueError(f"task {task.name} has no training problems; give one that has, or another split rule")
+    if len(train) < settings.problems_per_update:
+        raise ValueError(
+            f"an update takes {settings.problems_per_update} problems, and task {task.name} gave {len(train)} for "
+            "training; ask for fewer problems an update, or take a task with more"
+        )
+    config = build_config(language_model, task, settings, out / "checkpoints", num_validation=len(validation))
+    claim(out, described)
+    if (out / RESULT).is_file():
+        return _read_result(out)
     checkpoints = out / "checkpoints"
     last = checkpoint_before(checkpoints, settings.max_updates)
-    config = build_config(language_model, task, settings, checkpoints, num_validation=len(validation))
     config.eval_on_start &= last is None
-    trainer = trainer_class(
-        model=language_model.model,
-        reward_funcs=reward_by(task, [*train, *validation], config),
-        args=config,
-        train_dataset=_dataset(language_model, train, first=0),
-        eval_dataset=_dataset(language_model, validation, first=len(train)) if validation else None,
-        processing_class=language_model.tokenizer,
-        callbacks=[_Watch(watch), *([EarlyStoppingCallback(settings.patience)] if validation else [])],
-        peft_config=lora_config() if settings.tuning == "lora" else None,
-    )
+    try:
+        with without_news():
+            trainer = trainer_class(
+                model=language_model.model,
+                reward_funcs=reward_by(task, [*train, *validation], config, eos_ids(language_model)),
+                args=config,
+                train_dataset=_dataset(language_model, train, first=0),
+                eval_dataset=_dataset(language_model, validation, first=len(train)) if validation else None,
+                processing_class=language_model.tokenizer,
+                callbacks=[_Watch(watch), *([EarlyStoppingCallback(settings.patience)] if validation else [])],
+                peft_config=lora_config() if settings.tuning == "lora" else None,
+            )
+    except ImportError as error:  # what an option of TRL needs, such as vLLM
+        raise ValueError(f"TRL needs something that is not installed: {error}") from error
     trainer.remove_callback(PrinterCallback)
     with without_news():
         trainer.train(resume_from_checkpoint=last)
@@ -199,7 +235,7 @@ def build_config(
         "dataloader_pin_memory": not on_cpu,
     }
     if num_validation:
-        most = max(1, draws // settings.validation_draws)
+        most = max(1, batch // settings.validation_draws)
         at_once = max(
             share for share in range(1, most + 1) if num_validation % share == 0
         )  # equal batches: a plain mean
@@ -217,8 +253,21 @@ def build_config(
         return GRPOConfig(**(chosen | dict(settings.extra)))
 
 
-def reward_by(task: Task, problems: Sequence[Problem], config: GRPOConfig) -> Callable[..., list[float]]:
-    """The task's verdict as TRL's reward: 1.0 for a right finished solution. A draw that was cut off is wrong."""
+def eos_ids(language_model: LanguageModel) -> frozenset[int]:
+    """What ends a draw."""
+    eos = language_model.model.generation_config.eos_token_id
+    own = eos if isinstance(eos, list) else [eos]
+    return frozenset(token for token in (*own, language_model.tokenizer.eos_token_id) if token is not None)
+
+
+def reward_by(
+    task: Task, problems: Sequence[Problem], config: GRPOConfig, ends: frozenset[int] = frozenset()
+) -> Callable[..., list[float]]:
+    """The task's verdict as TRL's reward: 1.0 for a right finished solution. A draw that was cut off is wrong.
+
+    Args:
+        ends: ids that end a draw.
+    """
     limit = config.max_completion_length
 
     def right(
@@ -232,7 +281,7 @@ def reward_by(task: Task, problems: Sequence[Problem], config: GRPOConfig) -> Ca
         rewards = []
         for completion, ids, place in zip(completions, completion_ids, index, strict=True):
             text = completion if isinstance(completion, str) else text_of(completion[-1]["content"])
-            finished = limit is None or len(ids) < limit
+            finished = limit is None or len(ids) < limit or ids[-1] in ends
             rewards.append(float(finished and task.judge(problems[place], text).correct))
         return rewards
 

@@ -24,6 +24,8 @@ def claim(out: Path, described: Mapping[str, Any]) -> None:
                 f"{out} holds a run with another {', '.join(differ)}; give another --out, or remove that folder"
             )
         return
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something else than such a run; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)
 

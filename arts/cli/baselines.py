@@ -85,8 +85,10 @@ def grpo_command(
     bill = result.bill
     print(f"{result.model}: the weights after {result.best_update} of {result.num_updates} updates")
     if result.validation:
-        first, best = result.validation[0][1], max(rate for _, rate in result.validation)
-        print(f"validation pass@1 {first:.3f} -> {best:.3f}")
+        first, kept = result.validation[0][1], dict(result.validation)[result.best_update]
+        print(f"validation pass@1 {first:.3f} -> {kept:.3f}")
+        if kept <= first:
+            print("note: no better than before; is there contrast in the groups, are there enough updates?")
     print(
         f"spent: {bill.draws:,} draws, {bill.generated_tokens:,} tokens generated, {bill.trained_tokens:,} trained on, "
         f"{bill.validation_tokens:,} to validate"
