@@ -213,7 +213,7 @@ class Workers:
             waited = f"no worker has started in {seconds:.0f} s: {_shortage(self._settings.needs)}"
             if seconds > self._settings.start_timeout_s:
                 raise ValueError(f"{waited}; start such a node, or ask for less (--cpus-per-worker, --gpus-per-worker)")
-            self._say(f"{waited}; waiting")
+            self._say(f"{waited}; what is not free is held by workers that are starting, or by others: waiting")
         self._take(ready[0])
         done: _Done = self._take(self._calls[ready[0]].do.remote(work))
         return done.identity, done.value
