@@ -235,7 +235,8 @@ def test_a_cluster_without_what_workers_want_says_so_and_gives_up(
         connected_workers(plain_tools, settings, say=said.append) as workers,
     ):
         workers.first(answer)
-    assert said == [f"no worker has started in 1 s: {short}; waiting"]
+    assert len(said) == 1
+    assert said[0].startswith(f"no worker has started in 1 s: {short}; ")
 
 
 def test_workers_that_differ_are_refused(nodes: Nodes) -> None:
