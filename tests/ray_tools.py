@@ -72,3 +72,9 @@ def die(tools: Tools) -> Any:
 
 def answer(tools: Tools) -> int:
     return 7
+
+
+def slow_answer(tools: Tools) -> int:
+    """So slow that other workers have started before all of a run's are given."""
+    time.sleep(0.5)
+    return 7

@@ -19,7 +19,15 @@ import pytest
 import test_kill
 from conftest import ROOT
 from faults import rollouts_of, served, server_process
-from ray_tools import answer, die, plain_tools, slow_tools, tools_of_many_temperatures, tools_without_a_library
+from ray_tools import (
+    answer,
+    die,
+    plain_tools,
+    slow_answer,
+    slow_tools,
+    tools_of_many_temperatures,
+    tools_without_a_library,
+)
 from test_kill import State, finish, kill, shards, started
 
 from arts.cli import main
@@ -244,7 +252,7 @@ def test_workers_that_differ_are_refused(nodes: Nodes) -> None:
         pytest.raises(ValueError, match="workers differ in fingerprint"),
         connected_workers(tools_of_many_temperatures, ClusterSettings(address=nodes.address)) as workers,
     ):
-        list(workers.run([answer] * 20))
+        list(workers.run([slow_answer] * 60))
 
 
 def test_a_worker_that_lacks_a_library_or_cannot_be_told_what_to_build_says_so(nodes: Nodes) -> None:
