@@ -6,7 +6,6 @@ trees, so that what is learned is what was drawn. Knows no checker: trees carry 
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,15 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from arts.baselines.runs import checkpoint_before, claim, lora_config, save_model, without_news, write_result
+from arts.baselines.runs import (
+    check_one_process,
+    checkpoint_before,
+    claim,
+    lora_config,
+    save_model,
+    without_news,
+    write_result,
+)
 from arts.lm.load import LanguageModel, TokenizerFolder
 from arts.tree import ReasoningTree
 
@@ -97,8 +104,7 @@ def finetune(
     Raises:
         ValueError: no right solution, or `out` holds another run.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("several processes would make larger batches than were asked for; start arts finetune as one")
+    check_one_process("arts finetune")
     examples = right_solutions(trees, language_model.text, settings.most_per_problem)
     if not examples:
         raise ValueError("there is no right solution in these trees to learn from; draw or search more problems")

@@ -6,7 +6,6 @@ step's tokens are in its log, hence the bill of an interrupted run is complete. 
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
@@ -17,7 +16,15 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from arts.baselines.runs import checkpoint_before, claim, lora_config, save_model, without_news, write_result
+from arts.baselines.runs import (
+    check_one_process,
+    checkpoint_before,
+    claim,
+    lora_config,
+    save_model,
+    without_news,
+    write_result,
+)
 from arts.lm.load import LanguageModel
 from arts.protocols import Task
 from arts.tree import Problem, text_of
@@ -152,8 +159,7 @@ def train_grpo(
     Raises:
         ValueError: no problems, or `out` holds a run with other settings.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("several processes would make larger updates than were asked for; start arts grpo as one")
+    check_one_process("arts grpo")
     described = {
         "model": language_model.fingerprint,
         "task": task.name,

@@ -1,6 +1,7 @@
 """What runs of TRL's trainers have in common: the folder that one run owns, its saved model, its result file."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,12 @@ from typing import Any
 
 from arts.lm.load import LanguageModel
 from arts.store import write_atomically
+
+
+def check_one_process(command: str) -> None:
+    """Raises ValueError under a launcher of several processes, each of which would add its own to every batch."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"several processes would make larger batches than were asked for; start {command} as one")
 
 
 def claim(out: Path, described: Mapping[str, Any]) -> None:
