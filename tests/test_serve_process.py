@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
+import uvicorn
 from conftest import ROOT
 from servers import free_port
 from serving import HTTP
 
 from arts.serve import run
+from arts.serve.service import Service
 
 SLOW = "import time\ndef chance(problem, steps):\n    time.sleep(0.02)\n    return 0.5\n"
 LONG = {
@@ -92,6 +95,23 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - since < 2
     assert (running.returncode, said) == (130, "arts: ended at once\n")
     assert told[-1] != "data: [DONE]"
+
+
+def test_a_second_ctrl_c_may_come_while_the_first_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = run.GracefulServer(uvicorn.Config("nothing:app"), Mock(spec=Service), shutdown_s=3)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text.partition(":")[0])
+        if len(said) == 1:
+            server.handle_exit(signal.SIGINT, None)  # Python runs a handler within another one
+
+    ended = Mock()
+    monkeypatch.setattr(run, "_say", say)
+    monkeypatch.setattr(os, "_exit", ended)
+    server.handle_exit(signal.SIGINT, None)
+    assert said == ["ending", "ended at once"]
+    ended.assert_called_once_with(130)
 
 
 def test_a_port_that_is_taken_is_named_before_anything_is_loaded() -> None:

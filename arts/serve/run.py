@@ -95,9 +95,9 @@ class GracefulServer(uvicorn.Server):
         """Instead of uvicorn's own, which raises the signal again once all is over: an end that was asked for and went
         well has status 0."""
         if not self.should_exit:
+            self.should_exit = True  # before anything is said: whoever reads it may send the next signal into this call
             seconds = f"{self._shutdown_s} s" if self._shutdown_s else "no time"
             _say(f"ending: no new requests; those that run have {seconds} left. Ctrl-C again ends at once")
-            self.should_exit = True
         elif sig == signal.SIGINT:
             _say("ended at once")
             # Threads of a model and of requests on their way wait for nothing that could be interrupted, and nothing
