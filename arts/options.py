@@ -1,8 +1,11 @@
 """Options as a user types them, KEY=VALUE, turned into the fields of a settings dataclass by their types."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+_MOST_LISTED = 40
 
 
 def parse_options(settings_class: type[Any], texts: Iterable[str], *, of: str) -> dict[str, Any]:
@@ -20,11 +23,19 @@ def parse_options(settings_class: type[Any], texts: Iterable[str], *, of: str) -
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"{of}: option {text!r} is not of the form KEY=VALUE; keys are {', '.join(allowed)}")
+            raise ValueError(f"{of}: option {text!r} is not of the form KEY=VALUE; {allowed_options(text, allowed)}")
         if key not in allowed:
-            raise ValueError(f"{of} has no option {key!r}; its options are {', '.join(allowed)}")
+            raise ValueError(f"{of} has no option {key!r}; {allowed_options(key, allowed)}")
         values[key] = _parse(f"{of}: {key}", value, types[key])
     return values
+
+
+def allowed_options(key: str, options: Sequence[str]) -> str:
+    """What there is instead; of the many of another library, those that look like it."""
+    if len(options) <= _MOST_LISTED:
+        return f"its options are {', '.join(options)}"
+    near = get_close_matches(key, options, n=5)
+    return f"the nearest of its {len(options)} options are {', '.join(near)}" if near else "see its own documentation"
 
 
 def _parse(what: str, text: str, hint: Any) -> Any:

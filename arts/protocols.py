@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from arts.tree import LogPriorLaw, Problem, ReasoningTree, Step, Usage, Verdict
+from arts.tree import LogPriorLaw, Problem, ReasoningTree, Step, StopReason, Usage, Verdict
 
 Split = Literal["train", "validation", "test"]
 
@@ -63,6 +63,9 @@ class Reply(NamedTuple):
     "why those that ended with ERROR did: a kind, a colon, and what is known"
 
 
+FAILED_DRAW: tuple[Step, ...] = (Step("", (), None, StopReason.ERROR),)
+
+
 class ProposerIdentity(Protocol):
     """What decides the draws of a proposer: what its trees are stored under."""
 
@@ -113,6 +116,17 @@ class ConcurrentProposer(Proposer, Protocol):
         The future raises an exception, a ValueError with advice, where no request makes sense any more.
         """
         ...
+
+
+def answer_all(proposer: ConcurrentProposer, requests: Sequence[Request]) -> list[Reply]:
+    """Replies in the order of the requests, which are worked on at once; where one raises, the others are dropped."""
+    futures = [proposer.submit(request) for request in requests]
+    try:
+        return [future.result() for future in futures]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
 
 
 Aggregation = Literal["last", "min", "mean", "product"]

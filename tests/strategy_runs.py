@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from arts.proposers.table import FAILED
-from arts.protocols import Proposer, Reply, Request, ScoreReply, ScoreRequest, ScoreScale, StepScorer
+from arts.protocols import FAILED_DRAW, Proposer, Reply, Request, ScoreReply, ScoreRequest, ScoreScale, StepScorer
 from arts.search.budget import Budget
 from arts.search.program import DrawAsk, Search
 from arts.search.strategy import Expand, Strategy
@@ -80,7 +79,7 @@ class Rotor(Chance):
 
 class Failing(Fake):
     def draw(self, request: Request, seed: int) -> tuple[Step, ...]:
-        return (FAILED,)
+        return FAILED_DRAW
 
 
 class SameStep(Fake):

@@ -20,7 +20,7 @@ from tiny_models import CONTEXT
 
 from arts.lm.decode import CacheDecoder, PoolDecoder
 from arts.lm.load import LanguageModel, load_causal_lm
-from arts.proposers import hf
+from arts.proposers import hf, steps
 from arts.proposers.hf import HFProposer, Sampling, random_numbers
 from arts.protocols import Reply, Request
 from arts.tree import Problem, Rollout, Step, StopReason, Usage, Verdict, build_tree
@@ -150,7 +150,7 @@ def test_log_priors_equal_a_full_forward(
     assert proposer.log_prior_law == ("raw" if law == Sampling() else "sampling")
     requests = some_requests(proposer)
     rounded = proposer.propose(requests)
-    monkeypatch.setattr(hf, "round", lambda value, digits: value, raising=False)
+    monkeypatch.setattr(steps, "round", lambda value, digits: value, raising=False)
     precision = 1e-9 if dtype == torch.float64 else 1e-5  # a token
     num_steps = 0
     for request, reply, reply_rounded in zip(requests, proposer.propose(requests), rounded, strict=True):

@@ -1,6 +1,6 @@
 """Options typed as KEY=VALUE: every kind of field, and one clear sentence for each mistake."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Literal
 
 import pytest
@@ -50,10 +50,21 @@ def test_several_options_and_the_last_of_a_kind() -> None:
     assert parse("count=2", "on=true", "count=5") == Settings(count=5, on=True)
 
 
+def test_of_many_options_the_nearest_are_named() -> None:
+    many = make_dataclass(
+        "Many", [(f"field_{number}", int, 0) for number in range(90)] + [("learning_rate", float, 0.0)]
+    )
+    with pytest.raises(ValueError) as error:
+        parse_options(many, ["learning_rat=1"], of="it")
+    assert str(error.value) == "it has no option 'learning_rat'; the nearest of its 91 options are learning_rate"
+    with pytest.raises(ValueError, match="it has no option 'zzz'; see its own documentation"):
+        parse_options(many, ["zzz=1"], of="it")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("count", "it: option 'count' is not of the form KEY=VALUE; keys are count, share, limit, name, kind"),
+        ("count", "it: option 'count' is not of the form KEY=VALUE; its options are count, share, limit, name, kind"),
         ("size=3", "it has no option 'size'; its options are count, share, limit, name, kind, choice, on"),
         ("=3", "it has no option ''"),
         ("count=1.5", "it: count is '1.5'; it must be a number"),

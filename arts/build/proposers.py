@@ -8,6 +8,8 @@ from arts.build.tasks import any_problem
 from arts.models import SHIPPED_PROPOSERS, shipped_folder
 from arts.protocols import Task
 
+_VLLM = "vllm:"
+
 if TYPE_CHECKING:
     from arts.proposers.sampling import Sampling
     from arts.protocols import Proposer
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 def build_proposer(
     name: str, task: Task, *, temperature: float = 1.0, top_p: float = 1.0, device: str = "cpu", keep_tokens: int = 0
 ) -> "Proposer":
-    """`countdown` (the shipped model), `hf:FOLDER`, a server's URL, or `table` (the toy task's own probabilities).
+    """`countdown` (the shipped model), `hf:FOLDER`, `vllm:FOLDER`, a server's URL, or `table` (the toy task's own law).
 
+    Behind `vllm:FOLDER` stand options of the engine, `?NAME=VALUE&...`: see `arts.proposers.vllm`.
     A server is asked at once what it can do: `http://HOST:PORT/v1#MODEL?OPTION=VALUE&...`, where options are fields of
     `ServerSettings`. See `arts.proposers.probe`.
 
@@ -36,6 +39,14 @@ def build_proposer(
     sampling = Sampling(temperature=temperature, top_p=top_p)
     if is_server(name):
         return _server_proposer(name, task, sampling)
+    if name.startswith(_VLLM):
+        from arts.proposers.vllm import VLLMProposer, read_options
+
+        folder, _, text = name.removeprefix(_VLLM).partition("?")
+        options = read_options(text)
+        return VLLMProposer(
+            proposer_folder(folder), step_separator=task.step_separator, sampling=sampling, options=options
+        )
     from arts.lm.load import load_causal_lm
     from arts.proposers.hf import HFProposer
 

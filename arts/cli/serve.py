@@ -36,7 +36,9 @@ KEYS = "ARTS_SERVE_KEYS"
 
 
 def serve_command(
-    proposer: Annotated[str, typer.Option(help="countdown (shipped), hf:FOLDER, or http://HOST:PORT/v1#MODEL?...")],
+    proposer: Annotated[
+        str, typer.Option(help="countdown (shipped), hf:FOLDER, vllm:FOLDER, or http://HOST:PORT/v1#MODEL?...")
+    ],
     verifier: Annotated[
         str | None, typer.Option(help=f"{SCORERS}. Without one: only strategies that look at no scores")
     ] = None,
@@ -194,7 +196,7 @@ def base_model(name: str, proposer: "Proposer") -> str:
 
     if isinstance(proposer, OpenAIProposer):
         return proposer.capabilities.model
-    return Path(name.removeprefix("hf:")).name
+    return Path(name.partition("?")[0].removeprefix("hf:").removeprefix("vllm:")).name
 
 
 def read_keys() -> list[str]:

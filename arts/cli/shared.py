@@ -29,8 +29,9 @@ PROPOSER = Annotated[
     str,
     typer.Option(
         "--proposer",
-        help="countdown (shipped), hf:FOLDER, http://HOST:PORT/v1#MODEL?OPTION=VALUE&... (an OpenAI-compatible server; "
-        "`arts doctor` shows what it can do), or table (toy task)",
+        help="countdown (shipped), hf:FOLDER, vllm:FOLDER?OPTION=VALUE&... (vLLM in this process), "
+        "http://HOST:PORT/v1#MODEL?OPTION=VALUE&... (an OpenAI-compatible server; `arts doctor` shows what it can do), "
+        "or table (toy task)",
     ),
 ]
 VERIFIER = Annotated[str, typer.Option("--verifier", help=f"{SCORERS}")]

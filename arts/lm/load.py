@@ -62,6 +62,10 @@ class TokenizerFolder:
             return list(self.tokenizer(self.prompt_text(messages))["input_ids"])
         return list(self.tokenizer(self.prompt_text(messages), add_special_tokens=False)["input_ids"])
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of drawn tokens, special ones left out."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
     def node_ids(self, tree: ReasoningTree) -> list[Sequence[int]]:
         """Ids of every node; the root's are the prompt.
 
@@ -90,6 +94,21 @@ def load_tokenizer(folder: str | Path) -> TokenizerFolder:
     except Exception as error:  # damaged files raise errors of many types
         raise ValueError(f"{str(folder)!r} holds no tokenizer: {' '.join(str(error).split())[:300]}") from error
     return TokenizerFolder(tokenizer, tokenizer_fingerprint(tokenizer))
+
+
+def end_ids(generation_config: Any, tokenizer: PreTrainedTokenizerBase, folder: str) -> frozenset[int]:
+    """Tokens that end a solution: those of the generation config, or the tokenizer's where it names none.
+
+    Raises:
+        ValueError: neither names one.
+    """
+    eos = generation_config.eos_token_id
+    if eos is None:
+        eos = tokenizer.eos_token_id
+    ids = frozenset(eos if isinstance(eos, list) else [eos] if eos is not None else [])
+    if not ids:
+        raise ValueError(f"{folder!r} names no end-of-sequence token; set eos_token_id in generation_config.json")
+    return ids
 
 
 def use_threads(num_threads: int) -> None:

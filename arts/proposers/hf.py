@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from arts.lm.decode import Parts, build_decoder
-from arts.lm.load import LanguageModel
+from arts.lm.load import LanguageModel, end_ids
 from arts.proposers.sampling import Sampling
 from arts.proposers.steps import StepSplitter
-from arts.protocols import Reply, Request
+from arts.protocols import FAILED_DRAW, Reply, Request
 from arts.tree import Step, StopReason, Usage
 
 
@@ -33,9 +33,6 @@ class _Row:
     ids: list[int] = field(default_factory=list)
     log_priors: list[float] = field(default_factory=list)
     stop: StopReason = StopReason.LENGTH
-
-
-_FAILED: tuple[Step, ...] = (Step("", (), None, StopReason.ERROR),)
 
 
 class HFProposer:
@@ -65,21 +62,10 @@ class HFProposer:
         self.tokenizer_fingerprint: str | None = language_model.tokenizer_fingerprint
         model, tokenizer = language_model.model, language_model.tokenizer
         self.batch_invariant = model.dtype == torch.float64
-        eos = model.generation_config.eos_token_id
-        if eos is None:
-            eos = tokenizer.eos_token_id
-        self._eos_ids = frozenset(eos if isinstance(eos, list) else [eos] if eos is not None else [])
-        if not self._eos_ids:
-            raise ValueError(
-                f"{language_model.folder!r} names no end-of-sequence token; set eos_token_id in generation_config.json"
-            )
+        self._eos_ids = end_ids(model.generation_config, tokenizer, language_model.folder)
         self.decoder = build_decoder(language_model, keep_tokens=keep_tokens)
         self._context = getattr(model.config, "max_position_embeddings", 1 << 30)
-        self.splitter = StepSplitter(
-            lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
-            step_separator,
-            self._eos_ids,
-        )
+        self.splitter = StepSplitter(language_model.text.decode, step_separator, self._eos_ids)
         settings = (
             f"{language_model.fingerprint} {language_model.tokenizer_fingerprint} {tokenizer.chat_template!r} "
             f"{sorted(self._eos_ids)} {self._context} {model.dtype} {self.sampling} {step_separator!r} {max_rows}"
@@ -107,7 +93,7 @@ class HFProposer:
             by_request[row.request].append(row)
         return [
             Reply(
-                tuple(self._steps(row, request) for row in members) or (_FAILED,) * len(request.seeds),
+                tuple(self._steps(row, request) for row in members) or (FAILED_DRAW,) * len(request.seeds),
                 Usage(length, sum(len(row.ids) for row in members), 1) if members else Usage(),
             )
             for request, length, members in zip(requests, lengths, by_request, strict=True)
@@ -171,19 +157,8 @@ class HFProposer:
         return True
 
     def _steps(self, row: _Row, request: Request) -> tuple[Step, ...]:
-        # Texts are read in the context of the prefix: some decoders drop the blank in front of a text's first word.
         before = [token for step in request.prefix for token in step.token_ids]
-        ends = [0, *self.splitter.split(row.ids)]
-        texts = self.splitter.texts(
-            before + row.ids, [len(before) + end for end in ends], goes_on=row.stop is StopReason.STOP
-        )
-        steps = []
-        for start, end, text in zip(ends, ends[1:], texts[1:], strict=False):
-            # Six decimals are float32's own precision, and hide the last bits that depend on the batch.
-            log_prior = round(sum(row.log_priors[start:end]), 6)
-            stop = row.stop if end == len(row.ids) else StopReason.STOP
-            steps.append(Step(text, tuple(row.ids[start:end]), log_prior, stop))
-        return tuple(steps)
+        return self.splitter.steps(before, row.ids, row.log_priors, row.stop)
 
 
 def _nucleus(log_law_BV: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -25,7 +25,7 @@ from arts.proposers.capabilities import (
 from arts.proposers.openai_reply import Choice, Completion, read_completion, steps_of, without_leading_blanks
 from arts.proposers.probe import tokenize
 from arts.proposers.sampling import Sampling
-from arts.protocols import Reply, Request
+from arts.protocols import FAILED_DRAW, Reply, Request, answer_all
 from arts.tree import LogPriorLaw, Problem, Step, StopReason, Usage
 
 _MOST_BLANKS = 4  # steps of blanks alone that are drawn again for one step that says something
@@ -123,13 +123,7 @@ class OpenAIProposer:
 
     def propose(self, requests: Sequence[Request]) -> list[Reply]:
         """All replies. `submit` gives each as soon as it is there."""
-        futures = [self.submit(request) for request in requests]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+        return answer_all(self, requests)
 
     def submit(self, request: Request) -> Future[Reply]:
         if request.max_new_tokens < 1:
@@ -161,7 +155,7 @@ class OpenAIProposer:
             if failure.kind == "refused" and len(seeds) > 1:  # so many choices may be what it does not like
                 self.draws_at_once = max(1, min(self.draws_at_once, len(seeds) // 2))
                 return await self._answer(request, seeds)
-            return Reply((_FAILED,) * len(seeds), Usage(failed_requests=failure.num_sent), str(failure))
+            return Reply((FAILED_DRAW,) * len(seeds), Usage(failed_requests=failure.num_sent), str(failure))
         usage = self._usage(request.prefix, request.problem, completion)._replace(failed_requests=failed)
         if self.capabilities.trims and request.prefix:
             # The model has said the blank line behind the step above once more, which the path has already.
@@ -190,14 +184,14 @@ class OpenAIProposer:
         try:
             return await self._draw_group(request, (seed,))
         except ServerUnavailable as error:
-            return Reply((_FAILED,), Usage(), f"connection: {error}")
+            return Reply((FAILED_DRAW,), Usage(), f"connection: {error}")
 
     def _reply(self, request: Request, choice: Choice) -> Reply:
         """One draw of an answer that is billed already."""
         try:
             return Reply((self._steps_of(choice, request),), Usage())
         except ValueError as error:
-            return Reply((_FAILED,), Usage(), f"malformed: {error}")
+            return Reply((FAILED_DRAW,), Usage(), f"malformed: {error}")
 
     async def _past_blanks(self, request: Request, seed: int, step: Step) -> Reply:
         """A server stops at separators that nothing was said before; the step goes on behind them."""
@@ -211,7 +205,7 @@ class OpenAIProposer:
             try:
                 completion, failed = await self._complete(again.problem, prefix, seeds, again)
             except RequestFailed as failure:
-                return Reply((_FAILED,), usage.plus(Usage(failed_requests=failure.num_sent)), str(failure))
+                return Reply((FAILED_DRAW,), usage.plus(Usage(failed_requests=failure.num_sent)), str(failure))
             usage = usage.plus(self._usage(prefix, again.problem, completion)._replace(failed_requests=failed))
             part = self._reply(again, completion.choices[0])
             if part.failure:
@@ -312,9 +306,6 @@ class OpenAIProposer:
         if generated is None:
             generated = sum(len(choice.tokens) or _estimate(choice.text) for choice in completion.choices)
         return Usage(prompt, generated, 1, int(estimated))
-
-
-_FAILED: tuple[Step, ...] = (Step("", (), None, StopReason.ERROR),)
 
 
 def _own_fields(problem: Problem) -> Mapping[str, Any]:

@@ -7,6 +7,9 @@ counted in tokens, never searched for in the joined text, so a step's ids do not
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
+
+from arts.tree import Step, StopReason
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what decoders show for a part of a character
 
@@ -92,3 +95,27 @@ class StepSplitter:
             texts.append(text[len(done) :])
             done = text
         return texts
+
+    def steps(
+        self, before: Sequence[int], token_ids: Sequence[int], log_priors: Sequence[float], stop: StopReason
+    ) -> tuple[Step, ...]:
+        """The steps of a draw.
+
+        Args:
+            before: tokens of the steps that it goes on from. Texts are read in their context: some decoders drop the
+                blank in front of a text's first word.
+            log_priors: of each token.
+            stop: how the last step ended.
+        """
+        ends = [0, *self.split(token_ids)]
+        texts = self.texts([*before, *token_ids], [len(before) + end for end in ends], goes_on=stop is StopReason.STOP)
+        # Six decimals are float32's own precision, and hide the last bits that depend on the batch.
+        return tuple(
+            Step(
+                text,
+                tuple(token_ids[start:end]),
+                round(sum(log_priors[start:end]), 6),
+                stop if end == len(token_ids) else StopReason.STOP,
+            )
+            for text, (start, end) in zip(texts[1:], pairwise(ends), strict=True)
+        )

@@ -13,11 +13,9 @@ from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from itertools import accumulate
 
-from arts.protocols import Proposer, Reply, Request
+from arts.protocols import FAILED_DRAW, Proposer, Reply, Request
 from arts.tasks.toy import TOKENIZER, ToyTree, toy_tree
 from arts.tree import LogPriorLaw, Step, StopReason, Usage
-
-FAILED = Step(text="", token_ids=(), log_prior=None, stop=StopReason.ERROR)
 
 
 class TableProposer(Proposer):
@@ -67,7 +65,7 @@ class TableProposer(Proposer):
         LENGTH on that step, so that only the last step of a rollout tells whether it was finished.
         """
         if seed in self.failing_seeds:
-            return (FAILED,)
+            return FAILED_DRAW
         steps: list[Step] = []
         tokens_left = request.max_new_tokens
         while True:
