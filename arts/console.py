@@ -47,14 +47,15 @@ def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Tell]:
 
 def _lines(title: str, total: int) -> Tell:
     started = last = time.monotonic()
+    said: tuple[int, str] | None = None
     print(f"{title} …", file=sys.stderr, flush=True)
 
     def tell(done: int, note: str = "") -> None:
-        nonlocal last
+        nonlocal last, said
         now = time.monotonic()
-        if done < total and now - last < _LINE_EVERY_S:
+        if (done, note) == said or (done < total and now - last < _LINE_EVERY_S):
             return
-        last = now
+        last, said = now, (done, note)
         left = (now - started) * (total - done) / max(1, done)
         print(
             f"{title}: {done}/{total}, {now - started:.0f} s, {left:.0f} s left {note}".rstrip(),

@@ -84,7 +84,7 @@ def test_a_draw_is_rewarded_by_the_task_and_a_cut_one_is_wrong(tmp_path: Path) -
     assert seen["generated_tokens"] == 3 * 27 + 2 + 2 * limit
 
 
-def test_a_run_that_could_not_learn_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_could_not_learn_is_refused(tmp_path: Path) -> None:
     few = GRPOSettings(num_problems=8, validation_problems=0)
     with pytest.raises(ValueError, match="takes 48 problems, and task countdown gave 8"):
         train_grpo(shipped(), CountdownTask(), few, tmp_path / "few")
@@ -93,9 +93,6 @@ def test_a_run_that_could_not_learn_is_refused(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "other" / "collection.json").write_text("{}")
     with pytest.raises(ValueError, match="holds something else"):
         train_grpo(shipped(), CountdownTask(), SMALL, tmp_path / "other")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="start arts grpo as one"):
-        train_grpo(shipped(), CountdownTask(), SMALL, tmp_path / "two")
 
 
 def test_the_bill_counts_every_prompt_and_every_token(run: tuple[Path, GRPOResult]) -> None:
@@ -240,3 +237,9 @@ def test_the_commands_print_what_was_spent_and_where_the_model_is(tmp_path: Path
     assert told.exit_code == 0
     assert "4 draws" in told.stdout
     assert str(tmp_path / "run" / "model") in told.stdout.replace("\n", "")
+
+
+def test_fine_tuning_is_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="start arts finetune as one"):
+        finetune(shipped(), [], FinetuneSettings(), tmp_path / "two")

@@ -12,15 +12,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from arts.baselines.runs import (
-    check_one_process,
     checkpoint_before,
     claim,
     lora_config,
+    num_processes,
     save_model,
     without_news,
     write_result,
@@ -68,7 +69,8 @@ class GRPOSettings:
     max_new_tokens: int | None = None
     "of a draw; None: the task's limit"
     draws_per_batch: int = 0
-    "run forward and backward at once; 0: a whole update's. Gradients do not depend on it, memory does"
+    """run forward and backward at once, by all processes together; 0: a whole update's. Gradients do not depend on it,
+    memory does"""
     tuning: str = "full"
     "full, or lora, whose adapter is merged into the saved model"
     num_problems: int = 20_000
@@ -152,14 +154,16 @@ def train_grpo(
     """Tune a model on a task's training problems and save it to `out/model`; an interrupted run there goes on, and
     a finished one is only read.
 
+    Under `accelerate launch` every process calls it and gets the same result; an update has the same draws in number,
+    and the first process writes.
+
     Args:
         watch: called after every update with its number and a line on it.
         trainer_class: a subclass with another advantage or loss, for the cures of the squeeze.
 
     Raises:
-        ValueError: no problems, or `out` holds a run with other settings.
+        ValueError: no problems, batches that processes cannot share evenly, or `out` holds a run with other settings.
     """
-    check_one_process("arts grpo")
     described = {
         "model": language_model.fingerprint,
         "task": task.name,
@@ -176,7 +180,8 @@ def train_grpo(
             "training; ask for fewer problems an update, or take a task with more"
         )
     config = build_config(language_model, task, settings, out / "checkpoints", num_validation=len(validation))
-    claim(out, described)
+    with PartialState().main_process_first():
+        claim(out, described)
     if (out / RESULT).is_file():
         return _read_result(out)
     checkpoints = out / "checkpoints"
@@ -212,6 +217,8 @@ def build_config(
     model = language_model.model
     draws = settings.group_size * settings.problems_per_update
     batch = settings.draws_per_batch or draws
+    processes = num_processes()
+    _check_shares(batch, num_validation, processes)
     rate = settings.learning_rate or (5e-5 if model.num_parameters() < SMALL_MODEL else 1e-6)
     on_cpu = language_model.device.type == "cpu"
     chosen: dict[str, Any] = {
@@ -220,7 +227,7 @@ def build_config(
         "max_steps": settings.max_updates,
         "learning_rate": rate,
         "lr_scheduler_type": "constant",  # where it stops is not known in advance
-        "per_device_train_batch_size": batch,
+        "per_device_train_batch_size": batch // processes,
         "gradient_accumulation_steps": draws // batch,
         "num_generations": settings.group_size,
         "temperature": settings.temperature,
@@ -236,15 +243,16 @@ def build_config(
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": on_cpu,
+        "ddp_find_unused_parameters": False,
         "bf16": not on_cpu,
         "gradient_checkpointing": model.num_parameters() >= SMALL_MODEL,
         "dataloader_pin_memory": not on_cpu,
     }
     if num_validation:
-        most = max(1, batch // settings.validation_draws)
-        at_once = max(
-            share for share in range(1, most + 1) if num_validation % share == 0
-        )  # equal batches: a plain mean
+        most = max(1, batch // processes // settings.validation_draws)
+        at_once = max(  # equal batches: a plain mean
+            share for share in range(1, most + 1) if num_validation // processes % share == 0
+        )
         chosen |= {
             "eval_strategy": "steps",
             "eval_steps": settings.validate_every,
@@ -257,6 +265,18 @@ def build_config(
         }
     with without_news():
         return GRPOConfig(**(chosen | dict(settings.extra)))
+
+
+def _check_shares(batch: int, num_validation: int, processes: int) -> None:
+    """Uneven shares would weigh draws unequally, or be filled up with draws that nobody asked for."""
+    for name, number, options in (
+        ("draws of a batch", batch, "--draws-per-batch, or --group-size and --problems-per-update,"),
+        ("validation problems", num_validation, "--validation-problems"),
+    ):
+        if number % processes:
+            raise ValueError(
+                f"{processes} processes cannot share {number} {name} evenly; give {options} a multiple of {processes}"
+            )
 
 
 def eos_ids(language_model: LanguageModel) -> frozenset[int]:

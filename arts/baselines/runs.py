@@ -9,14 +9,36 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from arts.lm.load import LanguageModel
 from arts.store import write_atomically
 
 
 def check_one_process(command: str) -> None:
     """Raises ValueError under a launcher of several processes, each of which would add its own to every batch."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if num_processes() > 1:
         raise ValueError(f"several processes would make larger batches than were asked for; start {command} as one")
+
+
+def join_processes(device: str) -> PartialState:
+    """Those that this one was launched with. To be called before a model is loaded: each takes a card of its own.
+
+    Raises:
+        ValueError: the launcher asks for shards of the model.
+    """
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise ValueError(
+                f"`accelerate launch` asks for {name}; each process has to hold the whole model here: launch it with "
+                "--multi_gpu, or train adapters (--tuning lora), which take little memory"
+            )
+    return PartialState(cpu=device == "cpu")
+
+
+def num_processes() -> int:
+    """Of a run under `accelerate launch` or `torchrun`; 1 where nobody launched it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def claim(out: Path, described: Mapping[str, Any]) -> None:

@@ -57,7 +57,8 @@ def grpo_command(
     _need_trl()
     from trl import GRPOConfig
 
-    from arts.baselines.grpo import GRPOSettings, train_grpo
+    from arts.baselines.grpo import RESULT, GRPOSettings, train_grpo
+    from arts.baselines.runs import join_processes
 
     settings = GRPOSettings(
         group_size=group_size,
@@ -78,11 +79,20 @@ def grpo_command(
         seed=seed,
         extra=parse_options(GRPOConfig, options or [], of="trl.GRPOConfig"),
     )
+    processes = join_processes(device)
     language_model = load_causal_lm(proposer_folder(model), device=device)
-    print("drawing problems …", file=sys.stderr)
-    with progress("GRPO", updates) as tell:
+    if processes.is_main_process:
+        print("drawing problems …", file=sys.stderr)
+    was_finished = (out / RESULT).is_file()
+    with progress("GRPO", updates, shown=processes.is_main_process) as tell:
         result = train_grpo(language_model, build_task(task), settings, out, watch=tell)
+    is_main = processes.is_main_process
+    processes.destroy_process_group()
+    if not is_main:
+        return
     bill = result.bill
+    if was_finished:
+        print(f"note: the run in {out} was finished before; nothing was trained", file=sys.stderr)
     print(f"{result.model}: the weights after {result.best_update} of {result.num_updates} updates")
     if result.validation:
         first, kept = result.validation[0][1], dict(result.validation)[result.best_update]
