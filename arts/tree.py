@@ -222,7 +222,6 @@ def build_tree(
     nodes: list[dict[str, Any]] = [{"id": 0, "parent": -1}]
     known: dict[tuple[int, tuple[int, ...], str, StopReason], int] = {}
     trunk_paths: dict[int, list[int]] = {}
-    texts: dict[int, str] = {0: ""}
     trunks = []
     for rollout in ordered:
         path = [0]
@@ -240,8 +239,9 @@ def build_tree(
             node_id = known.get(key) if merge else None
             if node_id is None:
                 node_id = len(nodes)
-                texts[node_id] = texts[parent] + step.text
-                verdict = judge(texts[node_id]) if judge and step.stop is StopReason.EOS else None
+                verdict = None
+                if judge and step.stop is StopReason.EOS:
+                    verdict = judge("".join(nodes[above]["text"] for above in path[1:]) + step.text)
                 nodes.append({"id": node_id, "parent": parent, **step._asdict(), "num_draws": 0, "verdict": verdict})
                 known[key] = node_id
             nodes[node_id]["num_draws"] += 1

@@ -85,20 +85,20 @@ def depth_first(tree: Plain) -> list[int]:
 @given(plain_trees())
 def test_tokens_are_the_nodes_depth_first_at_their_depth_in_the_path(tree: Plain) -> None:
     packed = pack_tree(tree.parents, tree.token_ids)
-    assert packed.nodes == depth_first(tree)
-    assert packed.token_ids == [token for node in packed.nodes for token in tree.token_ids[node]]
+    assert packed.nodes.tolist() == depth_first(tree)
+    assert packed.token_ids.tolist() == [token for node in packed.nodes for token in tree.token_ids[node]]
     positions = []
     for node in packed.nodes:
         end = len(tree.path_ids(node))
         positions.extend(range(end - len(tree.token_ids[node]), end))
-    assert packed.positions == positions
+    assert packed.positions.tolist() == positions
 
 
 @settings(deadline=None)
 @given(plain_trees())
 def test_node_end_is_the_last_token_of_the_path_also_of_empty_nodes(tree: Plain) -> None:
     packed = pack_tree(tree.parents, tree.token_ids)
-    token_node = [node for node in packed.nodes for _ in tree.token_ids[node]]
+    token_node = [node for node in packed.nodes.tolist() for _ in tree.token_ids[node]]
     for node, end in zip(packed.nodes, packed.node_end, strict=True):
         assert token_node[end] == next(above for above in reversed(tree.ancestors(node)) if tree.token_ids[above])
         assert packed.positions[end] == len(tree.path_ids(node)) - 1
@@ -175,7 +175,8 @@ def test_part_of_a_tree_packs_like_the_tree_of_that_part(tree: Plain, data: st.D
     packed = pack_tree(tree.parents, tree.token_ids, nodes)
     renumbered = [nodes.index(tree.parents[node]) if node else -1 for node in nodes]
     alone = pack_tree(renumbered, [tree.token_ids[node] for node in nodes])
-    assert packed == alone._replace(nodes=[nodes[index] for index in alone.nodes])
+    for found, expected in zip(packed, alone._replace(nodes=np.array(nodes)[alone.nodes]), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 # --- splitting --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from arts.tree import Node, ReasoningTree, path_log_prior
 
 MAX_SUBSETS = 200  # votes are averaged over all k-subsets up to this many, over this many seeded ones beyond
 NUM_RESAMPLES = 2000
+# Divides them, and is whole rows of a processor's kernel, so that sums are bit for bit those of one product.
+_RESAMPLES_AT_ONCE = 40
 CONFIDENCE = 0.95
 MAX_RARE = 2  # a problem is rare when 1 or 2 of its 16 draws are right (the paper's subset)
 
@@ -185,8 +187,12 @@ def hit_chance(num_samples: int, k: int) -> Floats:
     hit(m) = 1 - C(N - m, k) / C(N, k). At m = c, the number of right draws, this is the unbiased pass@k (Chen et al.
     2021, arXiv 2107.03374, eq. 1).
     """
-    total = math.comb(num_samples, k)
-    return np.array([1.0 - math.comb(num_samples - m, k) / total for m in range(num_samples + 1)])
+    total = without = math.comb(num_samples, k)
+    chances = []
+    for left in range(num_samples, -1, -1):  # draws that are not given
+        chances.append(1.0 - without / total)
+        without = without * (left - k) // left if left > k else 0  # C(left - 1, k) from C(left, k)
+    return np.array(chances)
 
 
 def random_accuracy(draws: Draws) -> Floats:
@@ -210,11 +216,27 @@ def argmax_accuracy(draws: Draws, log_flow_PN: Floats, k: int) -> Floats:
     Unfinished draws have flow -inf: they rank below all and are never right, so a subset without an answer counts 0.
     """
     hit = hit_chance(draws.num_samples, k)
-    larger_PN = (log_flow_PN[:, None, :] > log_flow_PN[:, :, None]).sum(axis=2)
-    equal_PN = (log_flow_PN[:, None, :] == log_flow_PN[:, :, None]).sum(axis=2)
+    larger_PN, equal_PN = _ranks(log_flow_PN)
     pick_PN: Floats = (hit[larger_PN + equal_PN] - hit[larger_PN]) / equal_PN
     accuracy_P: Floats = (pick_PN * draws.correct_PN).sum(axis=1)
     return np.minimum(accuracy_P, 1.0)  # the sum of the chances may exceed 1 by rounding
+
+
+def _ranks(value_PN: Floats) -> tuple[Ints, Ints]:
+    """How many draws of the same problem have a larger value, and how many the same one (itself included)."""
+    order_PN = value_PN.argsort(axis=1)
+    sorted_PN = np.take_along_axis(value_PN, order_PN, axis=1)
+    place_N, most = np.arange(value_PN.shape[1]), value_PN.shape[1] - 1
+    starts_PN = np.ones(value_PN.shape, dtype=np.bool_)
+    starts_PN[:, 1:] = sorted_PN[:, 1:] != sorted_PN[:, :-1]
+    ends_PN = np.ones(value_PN.shape, dtype=np.bool_)
+    ends_PN[:, :-1] = starts_PN[:, 1:]
+    first_PN = np.maximum.accumulate(np.where(starts_PN, place_N, 0), axis=1)
+    last_PN = np.minimum.accumulate(np.where(ends_PN, place_N, most)[:, ::-1], axis=1)[:, ::-1]
+    larger_PN, equal_PN = np.empty_like(order_PN), np.empty_like(order_PN)
+    np.put_along_axis(larger_PN, order_PN, most - last_PN, axis=1)
+    np.put_along_axis(equal_PN, order_PN, last_PN - first_PN + 1, axis=1)
+    return larger_PN, equal_PN
 
 
 def draw_subsets(num_samples: int, k: int, seed: int) -> Bools:
@@ -246,27 +268,48 @@ def vote_accuracy(draws: Draws, log_weight_PN: Floats, member_SN: Bools) -> Floa
 def _vote_one(answer_N: Ints, correct_N: Bools, log_weight_N: Floats, member_SN: Bools) -> float:
     if answer_N.max() < 0:
         return 0.0
-    gave_NA = (answer_N[:, None] == np.arange(answer_N.max() + 1)).astype(np.float64)
+    order_N = answer_N.argsort(kind="stable")[(answer_N < 0).sum() :]
+    starts_A = np.flatnonzero(np.diff(answer_N[order_N], prepend=-1))
+
+    def by_answer(value_SN: NDArray[Any]) -> Floats:
+        return np.add.reduceat(value_SN[:, order_N], starts_A, axis=1, dtype=np.float64)
+
     votes_SN = member_SN & (answer_N >= 0)
     log_weight_SN = np.where(votes_SN, log_weight_N, -np.inf)
     # Log-sum-exp up to a factor that all answers of a subset share: its largest vote is worth 1, whatever the scale.
     largest_S1 = np.maximum(log_weight_SN.max(axis=1, keepdims=True), -np.finfo(np.float64).max)
-    total_SA = np.exp(log_weight_SN - largest_S1) @ gave_NA
+    total_SA = by_answer(np.exp(log_weight_SN - largest_S1))
     # The tolerance makes a tie of equal flows a tie in whatever order they were added up.
     wins_SA = total_SA >= total_SA.max(axis=1, keepdims=True) * (1 - 1e-9)
-    num_winners_S = (wins_SA * (votes_SN @ gave_NA)).sum(axis=1)
-    num_right_S = (wins_SA * ((votes_SN & correct_N) @ gave_NA)).sum(axis=1)
+    num_winners_S = (wins_SA * by_answer(votes_SN)).sum(axis=1)
+    num_right_S = (wins_SA * by_answer(votes_SN & correct_N)).sum(axis=1)
     return float((num_right_S / np.maximum(num_winners_S, 1)).mean())
 
 
 @lru_cache(maxsize=1)  # a second or so for thousands of problems, and a page needs it for dozens of figures
-def resample(num_problems: int, seed: int) -> Floats:
-    """How often each problem occurs in each resample, shape (B, P): equal for equal arguments, so paired."""
+def resample(num_problems: int, seed: int) -> NDArray[np.uint8]:
+    """How often each problem occurs in each resample, shape (B, P): equal for equal arguments, so paired.
+
+    A byte each, and 2 kB a problem: for 100,000 problems 200 MB, where floats would take 1.6 GB. No count is larger:
+    the chance of 256 is below 1e-500.
+    """
     rng = np.random.default_rng(seed)
-    count_BP = rng.multinomial(num_problems, np.full(num_problems, 1 / num_problems), size=NUM_RESAMPLES)
-    weight_BP = count_BP.astype(np.float64)
-    weight_BP.setflags(write=False)
-    return weight_BP
+    law = np.full(num_problems, 1 / num_problems)
+    count_BP = np.empty((NUM_RESAMPLES, num_problems), dtype=np.uint8)
+    for start in range(0, NUM_RESAMPLES, _RESAMPLES_AT_ONCE):
+        count_BP[start : start + _RESAMPLES_AT_ONCE] = rng.multinomial(num_problems, law, size=_RESAMPLES_AT_ONCE)
+    count_BP.setflags(write=False)
+    return count_BP
+
+
+def resampled_sums(count_BP: NDArray[np.uint8], *values: Floats) -> list[Floats]:
+    """Sums over the problems of each resample, shape (B,) or (B, K), of values of shape (P,) or (P, K)."""
+    parts: list[list[Floats]] = [[] for _ in values]
+    for start in range(0, len(count_BP), _RESAMPLES_AT_ONCE):
+        weight_BP = count_BP[start : start + _RESAMPLES_AT_ONCE].astype(np.float64)
+        for own, value_P in zip(parts, values, strict=True):
+            own.append(weight_BP @ value_P)
+    return [np.concatenate(own) for own in parts]
 
 
 def paired_bootstrap(num_problems: int, seed: int) -> Callable[[Floats, Floats], Estimate]:
@@ -278,15 +321,15 @@ def paired_bootstrap(num_problems: int, seed: int) -> Callable[[Floats, Floats],
     noise of the draws as well as that of the choice of problems. Resamples in which the denominator vanishes are left
     out; where it vanishes on the problems themselves, the estimate is undefined.
     """
-    weight_BP = resample(num_problems, seed)
+    count_BP = resample(num_problems, seed)
 
     def estimate(numerator_P: Floats, denominator_P: Floats) -> Estimate:
         total = float(denominator_P.sum())
         if total <= 0:
             return Estimate(None, None, None)
-        total_B = weight_BP @ denominator_P
+        sum_B, total_B = resampled_sums(count_BP, numerator_P, denominator_P)
         defined_B = total_B > 0
-        ratio_B = (weight_BP @ numerator_P)[defined_B] / total_B[defined_B]
+        ratio_B = sum_B[defined_B] / total_B[defined_B]
         return Estimate(float(numerator_P.sum()) / total, *percentile_interval(ratio_B))
 
     return estimate

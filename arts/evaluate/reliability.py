@@ -12,7 +12,15 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from arts.evaluate.calibrators import LEAST_CHANCE, Calibrator
-from arts.evaluate.metrics import Estimate, Floats, Ints, paired_bootstrap, percentile_interval, resample
+from arts.evaluate.metrics import (
+    Estimate,
+    Floats,
+    Ints,
+    paired_bootstrap,
+    percentile_interval,
+    resample,
+    resampled_sums,
+)
 
 Binning = Literal["mass", "width"]
 NUM_BINS = 15
@@ -65,10 +73,9 @@ def expected_calibration_error(
     gap_PK = _per_problem(pairs, number_U, num_bins, pairs.chance_U - pairs.right_U)
     weight_P = _per_problem(pairs, number_U, num_bins, np.ones_like(pairs.chance_U)).sum(axis=1)
     value = float(np.abs(gap_PK.sum(axis=0)).sum() / weight_P.sum())
-    count_BP = resample(pairs.num_problems, seed)
-    weight_B = count_BP @ weight_P
+    gap_BK, weight_B = resampled_sums(resample(pairs.num_problems, seed), gap_PK, weight_P)
     drawn_B = weight_B > 0
-    low, high = percentile_interval(np.abs(count_BP[drawn_B] @ gap_PK).sum(axis=1) / weight_B[drawn_B])
+    low, high = percentile_interval(np.abs(gap_BK[drawn_B]).sum(axis=1) / weight_B[drawn_B])
     return Estimate(value, max(0.0, 2 * value - high), max(0.0, 2 * value - low))
 
 

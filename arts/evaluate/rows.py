@@ -36,7 +36,7 @@ def write_rows(
         for name, scored in verifiers.items()
     }
     shared = {name: asdict(scale) for name, scale in scales.items() if scale != ScoreScale()}
-    rows = []
+    lines = []
     for index, tree in enumerate(trees):
         leaves = [tree.nodes[leaf] for leaf in tree.trunks]
         row = {
@@ -53,9 +53,9 @@ def write_rows(
             "usage": tree.usage,
             "distinct_tokens": tree.num_distinct_tokens(),
         }
-        rows.append(row | ({"scale": shared} if shared else {}))
+        lines.append(dump(row | ({"scale": shared} if shared else {})) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(dump(row) + "\n" for row in rows))
+    write_atomically(path, "".join(lines))
     return path
 
 

@@ -9,11 +9,15 @@ no model.
 Shapes: T tokens of all trees, N nodes of all trees, R blocks of Q tokens, K keys of a block.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Sequence, Set
+from itertools import chain
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+Ints: TypeAlias = NDArray[np.integer[Any]]
 
 _BLOCK_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
 # What a key costs a block besides its scores, in scores: it is gathered, and its gradient is added up. Fitted on a CPU
@@ -23,17 +27,35 @@ _KEY_COST = 48
 
 
 class PackedTree(NamedTuple):
-    """One tree, or the part of it that was asked for, depth first."""
+    """One tree, or the part of it that was asked for, depth first.
 
-    token_ids: list[int]
-    positions: list[int]
-    "depth of each token, counted in tokens from the start of the prompt"
-    subtree_end: list[int]
-    "index behind the last token that lies below each token's node or in it: token q attends to k <= q < subtree_end[k]"
-    nodes: list[int]
+    A training run holds all of its trees packed. So a token is kept as its id and nothing else, 4 bytes; what follows
+    from the node it lies in is made when it is asked for.
+    """
+
+    token_ids: Ints
+    nodes: Ints
     "node ids in packed order, the root first"
-    node_end: list[int]
+    num_tokens: Ints
+    "of each entry of `nodes`"
+    node_start: Ints
+    "depth of the first token of each entry of `nodes`, counted in tokens from the start of the prompt"
+    node_end: Ints
     "index of the last token of each entry of `nodes`; an empty node ends where its parent does"
+    node_subtree_end: Ints
+    "index behind the last token that lies in or below each entry of `nodes`"
+
+    @property
+    def positions(self) -> Ints:
+        """Depth of each token, counted in tokens from the start of the prompt."""
+        before = np.cumsum(self.num_tokens) - self.num_tokens
+        positions: Ints = np.arange(len(self.token_ids)) + np.repeat(self.node_start - before, self.num_tokens)
+        return positions
+
+    @property
+    def subtree_end(self) -> Ints:
+        """Index behind the last token in or below each token's node: token q attends to k <= q < subtree_end[k]."""
+        return np.repeat(self.node_subtree_end.astype(np.int64), self.num_tokens)
 
 
 def pack_tree(
@@ -45,28 +67,39 @@ def pack_tree(
         parents: parent id of each node; -1 at the root, parents before children.
         node_token_ids: ids of each node; the root's are the prompt, at least one token.
     """
-    kept = set(range(len(parents)) if nodes is None else nodes)
-    children: list[list[int]] = [[] for _ in parents]
-    num_below = [len(node_token_ids[node]) if node in kept else 0 for node in range(len(parents))]
-    for node in sorted(kept - {0}, reverse=True):
+    kept = sorted(range(len(parents)) if nodes is None else nodes)
+    children: dict[int, list[int]] = {}
+    num_below = {node: len(node_token_ids[node]) for node in kept}
+    for node in reversed(kept[1:]):
         num_below[parents[node]] += num_below[node]
-        children[parents[node]].append(node)
-    packed = PackedTree([], [], [], [], [])
+        children.setdefault(parents[node], []).append(node)
+    order, node_start, node_end, subtree_end = [], [], [], []
     end_of: dict[int, int] = {}
     depth_of: dict[int, int] = {-1: 0}
-    stack = [0]
+    stack, start = [0], 0
     while stack:
         node = stack.pop()
-        stack.extend(children[node])  # the last of them first
-        ids, parent, start = node_token_ids[node], parents[node], len(packed.token_ids)
-        packed.token_ids.extend(ids)
-        packed.positions.extend(range(depth_of[parent], depth_of[parent] + len(ids)))
-        packed.subtree_end.extend([start + num_below[node]] * len(ids))
-        packed.nodes.append(node)
-        end_of[node] = len(packed.token_ids) - 1 if ids else end_of[parent]
-        depth_of[node] = depth_of[parent] + len(ids)
-        packed.node_end.append(end_of[node])
-    return packed
+        stack.extend(children.get(node, ()))  # the last of them first
+        size, parent = len(node_token_ids[node]), parents[node]
+        order.append(node)
+        node_start.append(depth_of[parent])
+        subtree_end.append(start + num_below[node])
+        end_of[node] = start + size - 1 if size else end_of[parent]
+        node_end.append(end_of[node])
+        depth_of[node] = depth_of[parent] + size
+        start += size
+    return PackedTree(
+        np.fromiter(chain.from_iterable(node_token_ids[node] for node in order), np.int32, start),
+        _ints(order),
+        _ints([len(node_token_ids[node]) for node in order]),
+        _ints(node_start),
+        _ints(node_end),
+        _ints(subtree_end),
+    )
+
+
+def _ints(values: Sequence[int]) -> Ints:
+    return np.array(values, dtype=np.int32)
 
 
 def split_nodes(parents: Sequence[int], num_tokens: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -89,17 +122,24 @@ def split_nodes(parents: Sequence[int], num_tokens: Sequence[int], max_tokens: i
         stack.extend(reversed(children[node]))
         if children[node]:
             continue
-        path = []
-        while node >= 0:
-            path.append(node)
-            node = parents[node]
-        extra = sum(num_tokens[node] for node in path if node not in parts[-1])
+        path = _path_up(parents, node, parts[-1])
+        extra = sum(num_tokens[node] for node in path)
         if parts[-1] and size + extra > max_tokens:
             parts.append(set())
+            path = _path_up(parents, node, parts[-1])
             size, extra = 0, sum(num_tokens[node] for node in path)
         parts[-1].update(path)
         size += extra
     return [sorted(part) for part in parts]
+
+
+def _path_up(parents: Sequence[int], node: int, known: Set[int]) -> list[int]:
+    """A node and those above it, up to the first known one: what is known is closed under ancestors."""
+    path = []
+    while node >= 0 and node not in known:
+        path.append(node)
+        node = parents[node]
+    return path
 
 
 class PackedBatch(NamedTuple):
@@ -141,13 +181,13 @@ def join_packed(trees: Sequence[PackedTree], *, block_size: int | None = None) -
         block_size: tokens of a block; None: what the cost model finds cheapest.
     """
     starts = np.cumsum([0, *(len(tree.token_ids) for tree in trees)])[:-1].tolist()
-    position_ids = np.concatenate([np.asarray(tree.positions) for tree in trees])
-    subtree_end = np.concatenate(
-        [start + np.asarray(tree.subtree_end) for start, tree in zip(starts, trees, strict=True)]
+    position_ids = np.concatenate([tree.positions for tree in trees])
+    subtree_end = np.concatenate([start + tree.subtree_end for start, tree in zip(starts, trees, strict=True)])
+    node_end = np.concatenate(
+        [start + tree.node_end.astype(np.int64) for start, tree in zip(starts, trees, strict=True)]
     )
-    node_end = np.concatenate([start + np.asarray(tree.node_end) for start, tree in zip(starts, trees, strict=True)])
     return PackedBatch(
-        torch.from_numpy(np.concatenate([np.asarray(tree.token_ids) for tree in trees])),
+        torch.from_numpy(np.concatenate([tree.token_ids for tree in trees]).astype(np.int64)),
         torch.from_numpy(position_ids),
         torch.from_numpy(subtree_end),
         torch.from_numpy(node_end),
@@ -178,8 +218,11 @@ def _key_index(position_ids: np.ndarray, subtree_end: np.ndarray, size: int) -> 
     # Kernels of GPUs take a mask whose rows are aligned; -1 fills up.
     key_index = np.full((num_blocks, num_keys + -num_keys % 8), -1, dtype=np.int64)
     own = np.arange(num_blocks * size).reshape(num_blocks, size)
-    for block, start in enumerate(first):
-        above = np.flatnonzero(subtree_end[:start] > start)
+    roots = np.flatnonzero(position_ids == 0)
+    own_root = roots[np.searchsorted(roots, first, side="right") - 1]
+    for block, (start, root) in enumerate(zip(first, own_root, strict=True)):
+        # In its own tree: looking through all trees before it, a batch would cost the square of its size.
+        above = root + np.flatnonzero(subtree_end[root:start] > start)
         key_index[block, : len(above)] = above
         key_index[block, num_keys - size : num_keys] = np.where(own[block] < num_tokens, own[block], -1)
     return key_index

@@ -46,9 +46,15 @@ class _Drawing:
         return num_paths, num_right
 
     def draw(self) -> Markup:
-        return element("div", *(self._branch(child) for child in self.children[0]), class_="tree")
+        # From the last node up, as children have higher ids: forks may be nested deeper than calls can be.
+        drawn: dict[int, Markup] = {}
+        for node in reversed(self.tree.nodes[1:]):
+            if node.parent == 0 or len(self.children[node.parent]) > 1:
+                drawn[node.id] = self._branch(node.id, drawn)
+        return element("div", *(drawn[child] for child in self.children[0]), class_="tree")
 
-    def _branch(self, node_id: int) -> Markup:
+    def _branch(self, node_id: int, drawn: dict[int, Markup]) -> Markup:
+        """The steps from a node down to where paths part, and the branches below, which are taken out of `drawn`."""
         steps = [node_id]
         while len(self.children[steps[-1]]) == 1:
             steps.append(self.children[steps[-1]][0])
@@ -58,7 +64,7 @@ class _Drawing:
         if not behind:
             return element("div", lines, class_=f"leaf{side}")
         attributes = {"class_": f"fork{side}"} | ({"open": ""} if behind and steps[-1] in self.unfolded else {})
-        return element("details", element("summary", lines), *(self._branch(child) for child in behind), **attributes)
+        return element("details", element("summary", lines), *map(drawn.pop, behind), **attributes)
 
     def _step(self, node: Node) -> Markup:
         text = element("span", node.text.strip() or "(empty)", class_="text")

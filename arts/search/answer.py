@@ -9,7 +9,7 @@ from arts.search.tree import SearchTree
 
 def highest(tree: SearchTree) -> int | None:
     """The finished path with the highest score; the first drawn of equals."""
-    return max(tree.answers, key=tree.path_log_score, default=None)
+    return tree.best_answer()
 
 
 def first_drawn(tree: SearchTree) -> int | None:

@@ -52,6 +52,8 @@ class SearchTree:
         self.counts: Counter[str] = Counter()
         """Draws that led to no answer, by what went wrong: `failed` (the proposer), `unfinished` (the token limit),
         `empty`, `repeated`; a draw may have two of them."""
+        self._best: tuple[int, int | None, float] = (0, None, -math.inf)
+        "how many answers were compared, the one with the highest path score, and that score"
         self.num_correct = 0
         "finished solutions that are right, for curves; no strategy may look"
         self._judge, self._scored = judge, scored
@@ -162,6 +164,17 @@ class SearchTree:
             return end
         # Steps that no draw may go on from have a score too where a draw went through them to its end.
         return aggregate([self._own_score(one) for one in self.path(node) or [node]], self.scale.aggregation)
+
+    def best_answer(self) -> int | None:
+        """The answer with the highest score of its path; the first of equals. An answer's score never changes, so that
+        each is looked at once, however often this is asked."""
+        count, best, highest = self._best
+        for node in self.answers[count:]:
+            score = self.path_log_score(node)
+            if best is None or score > highest:
+                best, highest = node, score
+        self._best = len(self.answers), best, highest
+        return best
 
     # --- growing ------------------------------------------------------------------------------------------------------
 

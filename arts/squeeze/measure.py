@@ -9,6 +9,7 @@ Shapes: T tokens of packed trees, V vocabulary.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from arts.lm.load import LanguageModel
@@ -89,7 +90,7 @@ class LocalLikelihood:
             logits_TV = run_packed(model, join_packed([part.packed for part in batch])).logits[0]
         else:
             [part] = batch
-            row = torch.tensor([part.packed.token_ids], device=self.language_model.device)
+            row = torch.from_numpy(part.packed.token_ids.astype(np.int64))[None].to(self.language_model.device)
             logits_TV = model(input_ids=row, use_cache=False).logits[0]
         start = 0
         for part in batch:
@@ -119,9 +120,9 @@ def _sum_by_node(
     packed: PackedTree, parents: Sequence[int], node_ids: Sequence[Sequence[int]], logits_TV: Any
 ) -> dict[int, float]:
     """log pi of each node's own tokens, each predicted behind the token before it; the root's are given."""
-    end_of = dict(zip(packed.nodes, packed.node_end, strict=True))
+    end_of = dict(zip(packed.nodes.tolist(), packed.node_end.tolist(), strict=True))
     places, targets, owners = [], [], []
-    for node in packed.nodes:
+    for node in end_of:
         ids = node_ids[node]
         if parents[node] < 0 or not ids:
             continue
@@ -129,7 +130,7 @@ def _sum_by_node(
         places += [end_of[parents[node]], *range(first, end_of[node])]
         targets += list(ids)
         owners += [node] * len(ids)
-    found = dict.fromkeys(packed.nodes, 0.0)
+    found = dict.fromkeys(end_of, 0.0)
     if not places:
         return found
     log_law = torch.log_softmax(logits_TV[torch.tensor(places)].float(), dim=-1)

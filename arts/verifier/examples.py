@@ -127,11 +127,12 @@ def prepare(
             tree = part_of(tree, kept)
             facts = TreeFacts.of(tree)
         parts, _ = pack_for(verifier, tree)
-        joined = np.concatenate([np.asarray(part.nodes) for part in parts])
+        joined = np.concatenate([part.nodes for part in parts])
         left_out.trees_without_signal += not targets["weight"].sum() > 0
         answers = tuple(leaf for leaf in tree.trunks if tree.nodes[leaf].is_answer)
         first_seen = np.unique(joined, return_index=True)[1]
-        examples.append(Example(tree.problem.id, parts, first_seen, facts, targets, answers))
+        # The facts anew: what the targets had them work out would be kept as long as the example.
+        examples.append(Example(tree.problem.id, parts, first_seen, replace(facts), targets, answers))
     prepared = Prepared(examples, left_out, math.fsum(shares) / len(shares) if shares else None)
     if not examples:
         raise ValueError(

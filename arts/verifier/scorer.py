@@ -45,7 +45,7 @@ class FlowScorer:
             log_flow = self.objective.log_flow(output_NK, self.rewards).tolist()
             position = 0
             for index, part in batch:
-                for node in part.nodes:
+                for node in part.nodes.tolist():
                     flows[index][node] = log_flow[position]
                     position += 1
         scored = [tree.with_log_flows(flow) for tree, flow in zip(trees, flows, strict=True)]
@@ -68,7 +68,7 @@ def pack_for(verifier: FlowVerifier, tree: ReasoningTree) -> tuple[list[PackedTr
     node_ids = verifier.node_token_ids(tree)
     sizes = [len(ids) for ids in node_ids]
     packed = [pack_tree(parents, node_ids, part) for part in split_nodes(parents, sizes, MAX_PACKED_TOKENS)]
-    longest = 1 + max(position for part in packed for position in part.positions)
+    longest = max(int((part.node_start + part.num_tokens).max()) for part in packed)
     if longest > verifier.max_positions:
         raise PathTooLong(
             f"problem {tree.problem.id!r}: a path takes {longest} tokens and the verifier's context is "

@@ -9,7 +9,7 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,16 @@ def render_view(view: View) -> str:
     aggregation = view.aggregation or view.scale.aggregation
     chosen = list(view.chosen) or [choose_end(tree, aggregation) for tree in trees]
     ends = [count_ends(tree) for tree in trees]
-    columns = [tree_columns(tree, chosen=end, law=law) for tree, end in zip(trees, chosen, strict=True)]
-    block_of, blocks = _pack(columns)
+    residuals: list[float | None] = []
+
+    def columns() -> Iterator[Mapping[str, Any]]:
+        """One tree's at a time: they are larger than what becomes of them."""
+        for tree, end in zip(trees, chosen, strict=True):
+            one = tree_columns(tree, chosen=end, law=law)
+            residuals.append(largest_residual(one))
+            yield one
+
+    block_of, blocks = _pack(columns())
     flows = flow_range(trees)
     index = {
         "title": view.title,
@@ -99,7 +107,7 @@ def render_view(view: View) -> str:
         "draws": [one.draws for one in ends],
         "right": [one.right for one in ends],
         "steps": [len(tree.nodes) - 1 for tree in trees],
-        "residuals": [largest_residual(one) for one in columns],
+        "residuals": residuals,
         "blocks": block_of,
     }
     body = [
@@ -123,11 +131,12 @@ def _dump(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)  # a browser reads no NaN
 
 
-def _pack(columns: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
+def _pack(columns: Iterable[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
     """The block of each tree, and the blocks: neighbours share one until it is large enough."""
     block_of: list[int] = []
     blocks: list[str] = []
     rows: dict[int, str] = {}
+    size = 0
 
     def close() -> None:
         text = "{" + ",".join(f'"{place}":{row}' for place, row in rows.items()) + "}"
@@ -136,9 +145,11 @@ def _pack(columns: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
 
     for place, one in enumerate(columns):
         rows[place] = _dump(one)
+        size += len(rows[place])
         block_of.append(len(blocks))
-        if sum(map(len, rows.values())) >= _BLOCK_BYTES:
+        if size >= _BLOCK_BYTES:
             close()
+            size = 0
     if rows:
         close()
     return block_of, blocks

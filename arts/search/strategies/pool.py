@@ -2,10 +2,11 @@
 
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arts.search.answer import vote, votes
+from arts.search.answer import vote
 from arts.search.strategies.limits import require
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree
@@ -93,25 +94,50 @@ class SelfConsistency(Strategy):
         require(self, "sure", above=0)
 
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
-        drawn = 0
+        lead, drawn = _Lead(), 0
         while drawn < self.n:
             count = min(self.window, self.n - drawn)
-            yield [Expand(0, count, whole=True)]
+            ends = yield [Expand(0, count, whole=True)]
             drawn += count
-            if self._settled(tree):
+            for end in ends[0]:
+                if tree.is_answer(end) and (key := tree.answer_key(end)) is not None:
+                    lead.vote(key)
+            if lead.first > 0 and lead_is_sure(lead.first, lead.second) >= self.sure:
                 return "settled"
         return "complete"
-
-    def _settled(self, tree: SearchTree) -> bool:
-        totals = sorted(votes(tree)[0].values(), reverse=True)
-        first, second = (int(total) for total in [*totals, 0, 0][:2])
-        return first > 0 and lead_is_sure(first, second) >= self.sure
 
     def answer(self, tree: SearchTree) -> int | None:
         return vote(tree)
 
 
+class _Lead:
+    """Votes of the two most frequent answers, kept as they come: a look at all answers would cost more every time."""
+
+    def __init__(self) -> None:
+        self.first = self.second = 0
+        self._leader: str | None = None
+        self._counts: Counter[str] = Counter()
+
+    def vote(self, key: str) -> None:
+        self._counts[key] += 1
+        own = self._counts[key]
+        if key == self._leader:
+            self.first = own
+        elif own > self.first:
+            self.first, self.second, self._leader = own, self.first, key
+        else:
+            self.second = max(self.second, own)
+
+
 def lead_is_sure(first: int, second: int) -> float:
-    """P(p > 1/2) for p ~ Beta(first + 1, second + 1)."""
+    """P(p > 1/2) for p ~ Beta(first + 1, second + 1), first >= second: that of at most `first` heads in so many throws.
+
+    The throws are first + second + 1, so the chances of at most `second` heads and of more than `first` are equal, and
+    only what lies between them is summed: as many terms as the lead.
+    """
     throws = first + second + 1
-    return float(sum(math.comb(throws, heads) for heads in range(first + 1)) / (1 << throws))
+    term, between = math.comb(throws, second + 1), 0
+    for heads in range(second + 1, first + 1):
+        between += term
+        term = term * (throws - heads) // (heads + 1)
+    return float((((1 << throws) + between) // 2) / (1 << throws))

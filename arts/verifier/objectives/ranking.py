@@ -8,7 +8,6 @@ which is the expected Bradley-Terry loss of such a pair, whatever the number of 
 z_i - z_j = logit p_i - logit p_j: an offset that all compared nodes share stays free.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,26 +20,38 @@ from arts.protocols import ScoreScale
 from arts.verifier.objectives.base import Batch, Loss, RewardSettings, Targets, check_range
 
 
-def _compare(facts: TreeFacts, groups: Iterator[Ints], max_pairs: int) -> Targets:
-    """All pairs inside each group that are not known to be equal, at most `max_pairs` of them."""
-    better, worse, weight = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
-    for group in groups:
-        success = facts.success[group]
-        chance = success[:, None] * (1 - success[None, :])  # row's draw right, column's wrong
-        np.fill_diagonal(chance, 0)
-        row, column = np.nonzero(chance)
-        better.append(group[row])
-        worse.append(group[column])
-        weight.append(chance[row, column])
-    pairs = {
-        "better_index": np.concatenate(better),
-        "worse_index": np.concatenate(worse),
-        "weight": np.concatenate(weight),
+def _compare(facts: TreeFacts, nodes: Ints, group: Ints, max_pairs: int) -> Targets:
+    """All pairs of nodes of one group that are not known to be equal, at most `max_pairs` of them.
+
+    Pairs are numbered, and only those that are kept are made: there are as many as the square of a tree's leaves.
+
+    Args:
+        group: of each of the nodes: a number from 0 up.
+    """
+    order = np.argsort(group, kind="stable")
+    nodes, group = nodes[order], group[order]
+    may_win, may_lose = facts.success[nodes] > 0, facts.success[nodes] < 1
+    rows, opponents = nodes[may_win], nodes[may_lose]
+    first = np.searchsorted(group[may_lose], group[may_win])
+    behind = np.searchsorted(group[may_lose], group[may_win], side="right")
+    own_place = (np.cumsum(may_lose) - 1)[may_win]  # among the opponents, where it is one of them
+    is_own = may_lose[may_win]
+    last = np.cumsum(behind - first - is_own)  # nothing is compared with itself
+    total = int(last[-1]) if len(last) else 0
+    if total > max_pairs:
+        pair = np.sort(np.random.default_rng(total).choice(total, max_pairs, replace=False, shuffle=False))
+    else:
+        pair = np.arange(total)
+    row = np.searchsorted(last, pair, side="right")
+    column = first[row] + pair - np.concatenate([[0], last])[row]
+    column += is_own[row] & (column >= own_place[row])
+    better, worse = rows[row], opponents[column]
+    # The better one's draw right, the other's wrong.
+    return {
+        "better_index": better,
+        "worse_index": worse,
+        "weight": facts.success[better] * (1 - facts.success[worse]),
     }
-    if len(pairs["weight"]) > max_pairs:
-        kept = np.sort(np.random.default_rng(len(pairs["weight"])).permutation(len(pairs["weight"]))[:max_pairs])
-        pairs = {name: values[kept] for name, values in pairs.items()}
-    return pairs
 
 
 def _ranking_loss(output_NK: torch.Tensor, batch: Batch) -> Loss:
@@ -73,10 +84,7 @@ class SiblingRank:
 
     def targets(self, facts: TreeFacts, rewards: RewardSettings) -> Targets:
         known = np.flatnonzero(facts.is_known & (facts.parent >= 0))
-        by_parent = known[np.argsort(facts.parent[known], kind="stable")]
-        parents = facts.parent[by_parent]
-        cuts = np.flatnonzero(np.diff(parents)) + 1
-        return _compare(facts, iter(np.split(by_parent, cuts)), self.max_pairs)
+        return _compare(facts, known, facts.parent[known], self.max_pairs)
 
     def weight(self, batch: Batch) -> torch.Tensor:
         return batch["weight"].sum()
@@ -110,13 +118,10 @@ class PairwiseRM:
         return ScoreScale(kind="log_strength", aggregation="min" if self.steps else "last")
 
     def targets(self, facts: TreeFacts, rewards: RewardSettings) -> Targets:
-        return _compare(facts, self._groups(facts), self.max_pairs)
-
-    def _groups(self, facts: TreeFacts) -> Iterator[Ints]:
-        yield np.flatnonzero(facts.is_terminal)
-        inner = facts.is_known & ~facts.is_terminal & (facts.parent >= 0)
-        for depth in range(1, int(facts.depth.max()) + 1 if self.steps else 1):
-            yield np.flatnonzero(inner & (facts.depth == depth))
+        is_compared = facts.is_terminal | (facts.is_known & (facts.parent >= 0) & self.steps)
+        nodes = np.flatnonzero(is_compared)
+        # Ends with ends, whatever their depth; steps with those of the same depth.
+        return _compare(facts, nodes, np.where(facts.is_terminal, 0, facts.depth)[nodes], self.max_pairs)
 
     def weight(self, batch: Batch) -> torch.Tensor:
         return batch["weight"].sum()
