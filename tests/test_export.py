@@ -17,9 +17,11 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from arts.build import build_scorer, verifier_identity
 from arts.lm.load import load_backbone, load_tokenizer
+from arts.net.client import RequestFailed
 from arts.verifier.export import export_verifier
 from arts.verifier.model import FlowVerifier, VerifierSettings, load_verifier, new_verifier
 from arts.verifier.objectives import RewardSettings, build_objective, describe_objective
+from arts.verifier.remote import PATHS_A_REQUEST, RemoteFlowScorer, _parts
 from arts.verifier.scorer import FlowScorer
 
 MODELS = {"token": AutoModelForTokenClassification, "sequence": AutoModelForSequenceClassification}
@@ -119,9 +121,9 @@ class Pooling:
         assert scope["path"] == "/pooling"
         self.bodies.append(body)
         with torch.inference_mode():
-            logits = self.model(torch.tensor([body["input"]])).logits
-        data = logits[0].tolist()
-        content = json.dumps(self.answer or {"data": [{"index": 0, "data": data}]}).encode()
+            data = [self.model(torch.tensor([tokens])).logits[0].tolist() for tokens in body["input"]]
+        rows = [{"index": index, "data": one} for index, one in enumerate(data)]
+        content = json.dumps(self.answer or {"data": rows[::-1]}).encode()
         headers = [(b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
@@ -148,19 +150,25 @@ def test_scores_from_a_server_are_those_of_the_verifier(served: tuple[Pooling, s
     assert flows(scored) == pytest.approx(flows(expected), abs=2e-5)
     assert scored.scale == own.scale and scored.distinct_tokens == expected.distinct_tokens
     rows = sum(len(tree.leaves()) if app.kind == "token" else len(tree.nodes) for tree in TREES)
-    assert len(app.bodies) == rows, "a request a leaf, or a request a node"
-    assert scored.computed_tokens == sum(len(body["input"]) for body in app.bodies)
+    paths = [tokens for body in app.bodies for tokens in body["input"]]
+    assert len(paths) == rows, "a path a leaf, or a path a node"
+    assert len(app.bodies) == -(-rows // PATHS_A_REQUEST) < rows, "and as few requests as hold them"
+    assert scored.computed_tokens == sum(map(len, paths))
     assert {body["use_activation"] for body in app.bodies} == {False}
     assert verifier_identity(name) == name
 
 
 def test_an_answer_that_does_not_fit_is_no_score(served: tuple[Pooling, str, FlowVerifier]) -> None:
     app, name, _ = served
-    app.answer = {"data": [{"data": [[0.5]] * 99}]}
     scorer: Any = build_scorer(name)
     scorer.client.patience = scorer.client.patience.__class__(max_attempts=2, first_wait_s=0.0)
-    with pytest.raises(ValueError, match=r"malformed: .*99 scores for \d+ tokens"):
-        scorer.score(TREES[:1])
+    tree = TREES[0]
+    count = len(tree.leaves()) if app.kind == "token" else len(tree.nodes)
+    row = {"data": [[0.5]] * 99}
+    for given, said in ((count, r"99 scores for \d+ tokens"), (count + 1, f"scores of {count + 1} texts for {count}")):
+        app.answer = {"data": [{"index": index, **row} for index in range(given)]}
+        with pytest.raises(ValueError, match=f"malformed: .*{said}"):
+            scorer.score([tree])
 
 
 def test_a_folder_that_was_not_exported_is_named(base: Path, tmp_path: Path) -> None:
@@ -169,3 +177,27 @@ def test_a_folder_that_was_not_exported_is_named(base: Path, tmp_path: Path) -> 
         build_scorer(f"http://127.0.0.1:9/v1#verifier?folder={tmp_path / 'plain'}")
     with pytest.raises(ValueError, match="has no option 'colour'"):
         build_scorer("http://127.0.0.1:9/v1#verifier?colour=red")
+
+
+def test_a_request_that_is_too_much_is_halved() -> None:
+    scorer = object.__new__(RemoteFlowScorer)
+    asked: list[int] = []
+
+    async def together(paths: list[list[int]]) -> list[list[float]]:
+        asked.append(len(paths))
+        if sum(map(len, paths)) > 5:
+            raise RequestFailed("timeout", "no answer in time")
+        return [[float(len(path))] for path in paths]
+
+    scorer._ask_together = together  # type: ignore[method-assign]
+    assert asyncio.run(scorer._ask([[0] * length for length in (3, 1, 4, 2)])) == [[3.0], [1.0], [4.0], [2.0]]
+    assert asked == [4, 2, 2, 1, 1]
+    with pytest.raises(RequestFailed, match="no answer in time"):
+        asyncio.run(scorer._ask([[0], [0] * 6]))
+
+
+def test_paths_travel_together_within_limits() -> None:
+    assert [len(part) for part in _parts([[0] * 300] * 200)] == [54, 54, 54, 38]
+    assert [len(part) for part in _parts([[0]] * 130)] == [64, 64, 2]
+    assert [len(part) for part in _parts([[0] * 20_000, [0], [0] * 20_000])] == [1, 1, 1]
+    assert _parts([]) == []

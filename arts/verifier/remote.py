@@ -2,8 +2,8 @@
 
     --verifier "http://HOST:PORT/v1#MODEL?folder=FOLDER"
 
-The folder's tokenizer and card are read here, its weights there. A `token` folder is asked once for every leaf and
-gives the scores of all steps above it; a `sequence` folder is asked once for every node.
+The folder's tokenizer and card are read here, its weights there. A `token` folder is asked about every leaf and gives
+the scores of all steps above it; a `sequence` folder is asked about every node. Paths travel together, many a request.
 """
 
 import asyncio
@@ -21,6 +21,9 @@ from arts.net.client import Client, RequestFailed
 from arts.protocols import ScoredTrees
 from arts.tree import ReasoningTree
 from arts.verifier.objectives import RewardSettings, build_objective
+
+PATHS_A_REQUEST = 64  # what a request costs a server, whatever it holds, is shared by so many
+TOKENS_A_REQUEST = 16_384  # at most, so that a request of long paths has the time that one path has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,8 @@ class RemoteFlowScorer:
                 places = list(accumulate(len(ids[node]) for node in path))
                 rows.append((index, path, tokens, places))
         try:
-            outputs = await asyncio.gather(*(self._ask(tokens) for _, _, tokens, _ in rows))
+            answers = await asyncio.gather(*(self._ask(part) for part in _parts([tokens for _, _, tokens, _ in rows])))
+            outputs = [output for answer in answers for output in answer]
         except RequestFailed as failure:
             reason = str(failure).removeprefix(f"{failure.kind}: ")
             raise RequestFailed(failure.kind, f"the verifier gave no score: {reason}") from None
@@ -92,17 +96,43 @@ class RemoteFlowScorer:
         scored = [tree.with_log_flows(flow) for tree, flow in zip(trees, flows, strict=True)]
         return ScoredTrees(scored, sum(len(tokens) for _, _, tokens, _ in rows), distinct, self.scale)
 
-    async def _ask(self, tokens: list[int]) -> list[float]:
-        """Scores of every token, or of the last one."""
+    async def _ask(self, paths: list[list[int]]) -> list[list[float]]:
+        """Of each path, scores of every token, or of the last one. What is too much for one request is halved."""
+        try:
+            return await self._ask_together(paths)
+        except RequestFailed as failure:
+            if len(paths) == 1 or failure.kind not in ("timeout", "refused"):
+                raise
+        half = len(paths) // 2
+        return [*await self._ask(paths[:half]), *await self._ask(paths[half:])]
 
-        def read(answer: Any) -> list[float]:
-            data = answer["data"][0]["data"]
-            values = [float(one[0] if isinstance(one, list) else one) for one in data]
-            if len(values) != (len(tokens) if self.kind == "token" else 1):
-                raise ValueError(f"{len(values)} scores for {len(tokens)} tokens")
+    async def _ask_together(self, paths: list[list[int]]) -> list[list[float]]:
+
+        def read(answer: Any) -> list[list[float]]:
+            numbered = {one.get("index", place): one["data"] for place, one in enumerate(answer["data"])}
+            data = [numbered[place] for place in sorted(numbered)]
+            if len(data) != len(paths):
+                raise ValueError(f"scores of {len(data)} texts for {len(paths)}")
+            values = [[float(one[0] if isinstance(one, list) else one) for one in own] for own in data]
+            for tokens, own in zip(paths, values, strict=True):
+                if len(own) != (len(tokens) if self.kind == "token" else 1):
+                    raise ValueError(f"{len(own)} scores for {len(tokens)} tokens")
             return values
 
         task = "token_classify" if self.kind == "token" else "classify"
-        body = {"model": self.model, "input": tokens, "task": task, "use_activation": False}
+        body = {"model": self.model, "input": paths, "task": task, "use_activation": False}
         values, _ = await self.client.post("/pooling", body, read)
         return values
+
+
+def _parts(paths: list[list[int]]) -> list[list[list[int]]]:
+    """Paths that are asked about together, in their order."""
+    parts: list[list[list[int]]] = []
+    room = 0
+    for path in paths:
+        if not parts or len(parts[-1]) == PATHS_A_REQUEST or len(path) > room:
+            parts.append([])
+            room = TOKENS_A_REQUEST
+        parts[-1].append(path)
+        room -= len(path)
+    return parts
