@@ -3,6 +3,7 @@
     python benchmarks/gpu.py --out gpu.json                       # one H200-class card: 0.5 B and 1.5 B shapes
     python benchmarks/gpu.py --size qwen2.5-0.5b --part train --block-size 128 --block-size 256
     python benchmarks/gpu.py --size tiny --device cpu             # everything, in a minute, on a CPU core
+    python benchmarks/gpu.py --size small --device cpu --part train --batch-trees 1    # the same forests, small model
 
 Weights are random, in the shapes of Qwen2.5; nothing is downloaded. `train`: forests of 16 trunks of 400 tokens and a
 fork each, one step as `arts train --precision bf16` makes it. *Tokens* are distinct tokens. The share of the peak is
@@ -27,7 +28,8 @@ import typer
 from packing import SHAPES, Forest, forest, packed_losses, path_losses
 from rich.console import Console
 from rich.table import Table
-from search_cost import BEAM, FixedPrompt, FixedSteps, RowScorer, fixed_search, in_order
+from search_cost import BEAM, FixedPrompt, RowScorer, in_order
+from search_overhead import FixedSteps, fixed_search
 from transformers import AutoModel, AutoModelForCausalLM, Qwen2Config
 
 from arts.build import about
@@ -177,7 +179,7 @@ def needed_operations(verifier: FlowVerifier, trees: Forest) -> float:
     )
     weights = config.num_hidden_layers * hidden * (2 * hidden + 2 * key_values + 3 * config.intermediate_size)
     tokens = sum(len(tree.token_ids) for tree in trees.packed)
-    keys = sum(position + 1 for tree in trees.packed for position in tree.positions)
+    keys = sum(int((tree.positions + 1).sum()) for tree in trees.packed)
     attention = 4 * config.num_hidden_layers * hidden * keys
     # Back: gradients of what went in, and of the weights where these are trained (those of LoRA are few).
     return 2 * weights * tokens * (3 if verifier.settings.tuning == "full" else 2) + 3 * attention

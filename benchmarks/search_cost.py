@@ -14,7 +14,6 @@ verifier are instant and their time is taken off, so what is left is the search;
 tree. A tree is left out where the next smaller one says that it takes more than half a minute.
 """
 
-import random
 import statistics
 import sys
 import time
@@ -29,20 +28,21 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from search_overhead import VOCABULARY, FixedSteps, fixed_search, overhead
 from transformers import AutoModel, Qwen2Config
 
 from arts.build import about, build_task, build_verifier, proposer_folder
 from arts.lm.load import LanguageModel, load_causal_lm, quiet, use_threads
 from arts.proposers.hf import HFProposer
-from arts.protocols import Reply, Request, ScoredTrees, ScoreReply, ScoreRequest, ScoreScale, StepScorer
+from arts.protocols import ScoredTrees, StepScorer
 from arts.search.budget import Budget
 from arts.search.driver import Finished, run_batched
-from arts.search.program import DrawAsk, Search
+from arts.search.program import Search
 from arts.search.result import SearchResult
 from arts.search.strategies import parse_strategy
 from arts.search.whole_path import WholePathScorer
 from arts.store import dump
-from arts.tree import Problem, ReasoningTree, Step, StopReason, Usage, Verdict
+from arts.tree import ReasoningTree
 from arts.verifier.model import FlowVerifier, VerifierSettings
 from arts.verifier.scorer import FlowScorer
 from arts.verifier.step_scorer import CachedFlowScorer
@@ -63,15 +63,13 @@ STRATEGIES = (
 )
 BEAM = "beam:width=2,expand=2"  # of `paths`: four new steps at every level
 PROMPT_TOKENS = 32  # of `paths`
-DEPTH = 8  # steps of a solution in `overhead`
-LIMIT_S = 30.0
 SHAPE = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "vocab_size": 512,
+    "vocab_size": VOCABULARY,
     "max_position_embeddings": 2048,
 }
 
@@ -163,32 +161,6 @@ class FixedPrompt:
         return {"input_ids": list(range(1, PROMPT_TOKENS + 1))}
 
 
-class FixedSteps:
-    """Draws steps of random ids and a fixed length; the step at the given depth ends a solution."""
-
-    log_prior_law = "raw"
-    tokenizer_fingerprint = "random"
-    fingerprint = "fixed steps"
-    batch_invariant = True
-
-    def __init__(self, depth: int, num_tokens: int) -> None:
-        self.depth, self.num_tokens = depth, num_tokens
-
-    def propose(self, requests: Sequence[Request]) -> list[Reply]:
-        replies = []
-        for request in requests:
-            first = len(request.prefix) + 1
-            depths = range(first, self.depth + 1 if request.whole else first + 1)
-            draws = tuple(tuple(self._step(seed + depth, depth) for depth in depths) for seed in request.seeds)
-            replies.append(Reply(draws, Usage(0, self.num_tokens * len(depths) * len(draws), 1)))
-        return replies
-
-    def _step(self, seed: int, depth: int) -> Step:
-        rng = random.Random(seed)
-        ids = tuple(rng.choices(range(1, SHAPE["vocab_size"]), k=self.num_tokens))
-        return Step(f"{rng.random()};", ids, -1.0, StopReason.EOS if depth == self.depth else StopReason.STOP)
-
-
 class RowScorer:
     """Whole paths as rows with plain causal attention: faster here than packing, which has nothing to share."""
 
@@ -250,56 +222,6 @@ def paths(num_steps: int, step_tokens: int, repetitions: int) -> Row:
         "time_ratio": statistics.median(ratios),
         "time_ratio_quartiles": np.quantile(ratios, [0.25, 0.75]).tolist(),
     }
-
-
-def fixed_search(strategy: str, budget: Budget, max_new_tokens: int, scale: ScoreScale) -> Search:
-    return Search(
-        Problem("fixed", "fixed"),
-        parse_strategy(strategy),
-        budget,
-        judge=lambda text: Verdict(False, text[:4]),
-        max_new_tokens=max_new_tokens,
-        scale=scale,
-    )
-
-
-# --- overhead: the search itself --------------------------------------------------------------------------------------
-
-
-class InstantScorer:
-    """Random values."""
-
-    scale = ScoreScale(kind="log_value")
-
-    caches = False
-
-    def __init__(self) -> None:
-        self.rng = random.Random(0)
-
-    def forget(self) -> None:
-        """Nothing is kept."""
-
-    def score_steps(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
-        return [ScoreReply(tuple(-self.rng.random() for _ in range(one.num_new)), one.num_new) for one in requests]
-
-
-def overhead(strategy: str, sizes: Sequence[int]) -> Iterator[Row]:
-    """Microseconds a node in trees of rising size; what is expected to take too long is left out."""
-    us_per_node = 0.0
-    for size in sizes:
-        if us_per_node * size > 1e6 * LIMIT_S:
-            return
-        proposer, scorer = FixedSteps(DEPTH, 1), InstantScorer()
-        search = fixed_search(strategy, Budget(nodes=size), DEPTH, scorer.scale)
-        elsewhere_s, started = 0.0, time.process_time()
-        while (ask := search.ask()) is not None:
-            asked = time.process_time()
-            replies = proposer.propose(ask.requests) if isinstance(ask, DrawAsk) else scorer.score_steps(ask.requests)
-            elsewhere_s += time.process_time() - asked
-            search.tell(replies)
-        us_per_node = 1e6 * (time.process_time() - started - elsewhere_s) / search.bill.nodes
-        row = {"part": "overhead", "strategy": strategy, "size": size, "nodes": search.bill.nodes}
-        yield row | {"us_per_node": us_per_node, "stopped": search.stopped}
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """The benchmark of search costs: hooks see what bills say, each token of a tree once, and the counts of a formula."""
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,15 +10,10 @@ import pytest
 from conftest import ROOT
 
 
-@pytest.fixture(scope="module")
-def search_cost() -> ModuleType:
-    path = ROOT / "benchmarks" / "search_cost.py"
-    spec = importlib.util.spec_from_file_location("benchmark_search_cost", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def search_cost(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # its neighbours are imported as they are for a script
+    return importlib.import_module("search_cost")
 
 
 def rows_of(search_cost: ModuleType, out: Path, **options: Any) -> list[dict[str, Any]]:
