@@ -406,14 +406,15 @@ def test_a_server_that_is_down_is_said_within_seconds(connect: Connect) -> None:
 
 def test_a_failing_server_is_tried_by_one_request_at_a_time(connect: Connect) -> None:
     with raw_server(lambda number: http(500), delay_s=0.01, at_once=20) as server:
-        patience = Patience(give_up_s=0.5, num_failures=3, first_wait_s=0.05)
+        # The first wait is long beside what the server needs for the 22, on a busy machine too.
+        patience = Patience(give_up_s=1.0, num_failures=3, first_wait_s=0.3)
         client = connect(server.url, patience=patience, max_in_flight=20)
         for future in start_all(client, 40):
             with pytest.raises(ServerUnavailable, match="HTTP 500"):
                 future.result(5)
         assert max(server.in_flight[:20]) == 20
         assert set(server.in_flight[22:]) == {1}  # two took the places of the first two that failed
-        assert 22 <= len(server.heads) <= 27  # pauses double
+        assert 22 <= len(server.heads) <= 25  # pauses double
 
 
 # --- a server that goes and comes back --------------------------------------------------------------------------------
