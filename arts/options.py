@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 _MOST_LISTED = 40
@@ -17,7 +18,7 @@ def parse_options(settings_class: type[Any], texts: Iterable[str], *, of: str) -
     Raises:
         ValueError: no `=`, an unknown key, or a value of another type; says what is allowed.
     """
-    types = get_type_hints(settings_class)
+    types = _types_of(settings_class)  # type: ignore[arg-type]  # classes can be hashed
     allowed = [field.name for field in fields(settings_class)]
     values: dict[str, Any] = {}
     for text in texts:
@@ -28,6 +29,11 @@ def parse_options(settings_class: type[Any], texts: Iterable[str], *, of: str) -
             raise ValueError(f"{of} has no option {key!r}; {allowed_options(key, allowed)}")
         values[key] = _parse(f"{of}: {key}", value, types[key])
     return values
+
+
+@cache  # a strategy is built from its text for every problem, and reading annotations takes longer than the rest
+def _types_of(settings_class: type[Any]) -> dict[str, Any]:
+    return get_type_hints(settings_class)
 
 
 def allowed_options(key: str, options: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ dropped when the journal is opened, so that reply is asked for again. Knows valu
 """
 
 import fcntl
+import gc
 import json
 import os
 import time
@@ -351,10 +352,25 @@ def load_trees(folder: Path) -> list[ReasoningTree]:
         ValueError: also when there is not one finished tree.
     """
     collection = open_collection(folder)
-    trees = list(collection.trees())
+    with _no_garbage():
+        trees = list(collection.trees())
     if not trees:
         raise ValueError(f"{str(folder)!r} holds no finished trees; run its `arts collect` command again to finish it")
     return trees
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """For reading much of which nothing is thrown away: Python would look through all of it for garbage, again and
+    again, which takes as long as reading it.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def read_trees(path: Path) -> Iterator[ReasoningTree]:

@@ -6,6 +6,7 @@ import tracemalloc
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pools import RIGHT, WRONG, pool_tree
 
-from arts.evaluate import metrics
-from arts.evaluate.metrics import Draws, argmax_accuracy, hit_chance, paired_bootstrap, resample, vote_accuracy
+from arts.evaluate import examples, metrics
+from arts.evaluate.examples import choose_examples
+from arts.evaluate.metrics import (
+    Draws,
+    argmax_accuracy,
+    hit_chance,
+    paired_bootstrap,
+    read_draws,
+    resample,
+    vote_accuracy,
+)
+from arts.evaluate.run import evaluate_trees
 from arts.facts import TreeFacts
 from arts.lm.packing import join_packed, pack_tree, split_nodes
 from arts.pages.tree import tree_markup
@@ -125,6 +136,25 @@ def test_forks_may_be_nested_deeper_than_calls() -> None:
     drawn = tree_markup(build_tree(PROBLEM, [Rollout(0, 0, 0, trunk), *forks]))
     assert drawn.count("<details") == drawn.count("</details>") == 1_498
     assert drawn.index("1 step;") < drawn.index("1499 step;") < drawn.index("fork 1498") < drawn.index("fork 1<")
+
+
+def test_examples_count_the_right_draws_of_all_problems_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted anew for every problem it was the square of their number, and most of `arts evaluate` at 100,000."""
+    trees = [pool_tree([RIGHT, WRONG], problem=str(number)) for number in range(50)]
+    evaluation, summed = evaluate_trees(trees), []
+
+    class Watched(np.ndarray):
+        def sum(self, *arguments: Any, **options: Any) -> Any:
+            summed.append(self.shape)
+            return np.asarray(self).sum(*arguments, **options)
+
+    def read_watched(given: Sequence[ReasoningTree]) -> Draws:
+        draws = read_draws(given)
+        return replace(draws, correct_PN=draws.correct_PN.view(Watched))
+
+    monkeypatch.setattr(examples, "read_draws", read_watched)
+    assert choose_examples(evaluation, trees)
+    assert summed == [(50, 2)]
 
 
 def test_the_viewer_holds_the_columns_of_one_tree_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from arts.lm import load
-from arts.lm.load import load_backbone, load_causal_lm, weights_fingerprint
+from arts.lm import weights
+from arts.lm.load import load_backbone, load_causal_lm
+from arts.lm.weights import weights_fingerprint
 
 Damage = Callable[[Path], Any]
 
@@ -112,8 +113,8 @@ def test_weights_are_named_by_content_not_by_place(tmp_path: Path, tiny_folder: 
 
 
 def test_large_weights_are_named_by_size_and_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "_FULL_HASH_LIMIT", 1000)
-    monkeypatch.setattr(load, "_SAMPLE_BYTES", 10)
+    monkeypatch.setattr(weights, "_FULL_HASH_LIMIT", 1000)
+    monkeypatch.setattr(weights, "_SAMPLE_BYTES", 10)
     path = tmp_path / "model.safetensors"
 
     def name(content: bytes) -> str:

@@ -33,16 +33,13 @@ from arts.tree import ReasoningTree
 
 WEIGHTS = (1, 2, 3)  # flows are logs of small whole numbers, so brute force sees exact ties
 
-draws_strategy = st.lists(
-    st.builds(
-        lambda answer, weight, finished: Draw(answer, answer in ("r", "s"), math.log(weight), finished),
-        st.sampled_from(["r", "s", "x", "y", None]),
-        st.sampled_from(WEIGHTS),
-        st.sampled_from([True, True, True, False]),
-    ),
-    min_size=1,
-    max_size=6,
+draw_strategy = st.builds(
+    lambda answer, weight, finished: Draw(answer, answer in ("r", "s"), math.log(weight), finished),
+    st.sampled_from(["r", "s", "x", "y", None]),
+    st.sampled_from(WEIGHTS),
+    st.sampled_from([True, True, True, False]),
 )
+draws_strategy = st.lists(draw_strategy, min_size=1, max_size=6)
 
 
 def weight(draw: Draw) -> int:
@@ -238,6 +235,17 @@ def test_few_subsets_are_all_taken_and_many_are_drawn_by_seed() -> None:
     assert (some_SN != draw_subsets(16, 4, seed=1)).any()
     # Every draw is in a quarter of the subsets: 50 of 200, with a standard deviation of 6.
     assert np.abs(some_SN.sum(axis=0) - 50).max() < 25
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(draw_strategy, min_size=4, max_size=4), min_size=1, max_size=6), st.integers(1, 4))
+def test_a_problem_counts_its_votes_as_if_it_were_alone(pool: list[list[Draw]], k: int) -> None:
+    for selector in ("majority", "flow_vote"):
+        alone = [accuracy(selector, [draws], k)[0] for draws in pool]
+        assert accuracy(selector, pool, k).tolist() == pytest.approx(alone, abs=1e-12)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(metrics, "_VOTES_AT_ONCE", 2 * 4 * math.comb(4, k))
+            assert accuracy(selector, pool, k).tolist() == pytest.approx(alone, abs=1e-12)
 
 
 def test_votes_over_drawn_subsets_are_close_to_those_over_all(monkeypatch: pytest.MonkeyPatch) -> None:

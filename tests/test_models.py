@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arts.build import verifier_identity
-from arts.lm.load import load_causal_lm, weights_fingerprint
+from arts.lm.load import load_causal_lm
+from arts.lm.weights import weights_fingerprint
 from arts.models import shipped_folder
 from arts.tasks.countdown import sample_trace
 from arts.verifier.model import load_verifier

@@ -27,7 +27,8 @@ from tiny_verifier import (
     save_backbone,
 )
 
-from arts.lm.load import load_backbone, weights_fingerprint
+from arts.lm.load import load_backbone
+from arts.lm.weights import weights_fingerprint
 from arts.tree import Node, Problem, ReasoningTree, Rollout, Step, StopReason, build_tree
 from arts.verifier.examples import predict, prepare
 from arts.verifier.model import FlowVerifier, VerifierSettings, load_verifier, new_verifier

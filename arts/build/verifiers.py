@@ -95,7 +95,7 @@ def verifier_identity(name: str) -> str:
     kind, _, rest = name.partition(":")
     if kind == "python" or is_server(name):
         return name
-    from arts.lm.load import weights_fingerprint
+    from arts.lm.weights import weights_fingerprint
 
     if kind == "rm":
         return f"{name} {weights_fingerprint(rest.partition('?')[0])}"

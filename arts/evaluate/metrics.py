@@ -10,9 +10,9 @@ Shape suffixes: P problems, N draws of a problem, S subsets of the draws, A dist
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from arts.tree import Node, ReasoningTree, path_log_prior
 
 MAX_SUBSETS = 200  # votes are averaged over all k-subsets up to this many, over this many seeded ones beyond
 NUM_RESAMPLES = 2000
+_VOTES_AT_ONCE = 1 << 18  # of all subsets and problems: as many as stay near the processor
 # Divides them, and is whole rows of a processor's kernel, so that sums are bit for bit those of one product.
 _RESAMPLES_AT_ONCE = 40
 CONFIDENCE = 0.95
@@ -46,11 +47,11 @@ class Draws:
     def num_samples(self) -> int:
         return len(self.correct_PN[0])
 
-    @property
+    @cached_property
     def num_correct_P(self) -> Ints:
         return np.asarray(self.correct_PN.sum(axis=1), dtype=np.int64)
 
-    @property
+    @cached_property
     def rare_P(self) -> Bools:
         """1 or 2 draws are right, and less than half of them: of few draws, one may be no rarity."""
         return (self.num_correct_P >= 1) & (self.num_correct_P <= min(MAX_RARE, (self.num_samples - 1) // 2))
@@ -257,33 +258,46 @@ def vote_accuracy(draws: Draws, log_weight_PN: Floats, member_SN: Bools) -> Floa
     votes(a) = sum of F over the draws in the subset with answer a: F = 1 for the majority vote, F = exp(log_flow) for
     the flow-weighted vote. Tied answers win together. A subset without a vote counts 0. Mean over the subsets.
     """
-    return np.array(
-        [
-            _vote_one(draws.answer_PN[p], draws.correct_PN[p], log_weight_PN[p], member_SN)
-            for p in range(len(draws.answer_PN))
-        ]
+    at_once = max(1, _VOTES_AT_ONCE // member_SN.size)
+    parts = [slice(start, start + at_once) for start in range(0, len(draws.answer_PN), at_once)]
+    return np.concatenate(
+        [_votes(draws.answer_PN[one], draws.correct_PN[one], log_weight_PN[one], member_SN) for one in parts]
     )
 
 
-def _vote_one(answer_N: Ints, correct_N: Bools, log_weight_N: Floats, member_SN: Bools) -> float:
-    if answer_N.max() < 0:
-        return 0.0
-    order_N = answer_N.argsort(kind="stable")[(answer_N < 0).sum() :]
-    starts_A = np.flatnonzero(np.diff(answer_N[order_N], prepend=-1))
+def _votes(answer_PN: Ints, correct_PN: Bools, log_weight_PN: Floats, member_SN: Bools) -> Floats:
+    """The votes of all these problems side by side, V in all, sorted by problem and answer.
 
-    def by_answer(value_SN: NDArray[Any]) -> Floats:
-        return np.add.reduceat(value_SN[:, order_N], starts_A, axis=1, dtype=np.float64)
+    Here A are the answers of all of them, and Q those problems that have one.
+    """
+    accuracy_P = np.zeros(len(answer_PN))
+    order_PN = answer_PN.argsort(axis=1, kind="stable")
+    problem_V, place_V = np.nonzero(np.take_along_axis(answer_PN, order_PN, axis=1) >= 0)
+    if not len(problem_V):
+        return accuracy_P
+    draw_V = order_PN[problem_V, place_V]
+    is_next_problem_V = np.diff(problem_V, prepend=-1) > 0
+    vote_Q = np.flatnonzero(is_next_problem_V)  # the first one, as below
+    vote_A = np.flatnonzero(is_next_problem_V | (np.diff(answer_PN[problem_V, draw_V], prepend=-1) > 0))
+    answer_Q = np.searchsorted(vote_A, vote_Q)
+    place_in_Q_V = np.cumsum(is_next_problem_V) - 1
 
-    votes_SN = member_SN & (answer_N >= 0)
-    log_weight_SN = np.where(votes_SN, log_weight_N, -np.inf)
+    member_SV = member_SN[:, draw_V]
+    log_weight_SV = np.where(member_SV, log_weight_PN[problem_V, draw_V], -np.inf)
     # Log-sum-exp up to a factor that all answers of a subset share: its largest vote is worth 1, whatever the scale.
-    largest_S1 = np.maximum(log_weight_SN.max(axis=1, keepdims=True), -np.finfo(np.float64).max)
-    total_SA = by_answer(np.exp(log_weight_SN - largest_S1))
+    largest_SQ = np.maximum(np.maximum.reduceat(log_weight_SV, vote_Q, axis=1), -np.finfo(np.float64).max)
+    total_SA = np.add.reduceat(np.exp(log_weight_SV - largest_SQ[:, place_in_Q_V]), vote_A, axis=1)
     # The tolerance makes a tie of equal flows a tie in whatever order they were added up.
-    wins_SA = total_SA >= total_SA.max(axis=1, keepdims=True) * (1 - 1e-9)
-    num_winners_S = (wins_SA * by_answer(votes_SN)).sum(axis=1)
-    num_right_S = (wins_SA * by_answer(votes_SN & correct_N)).sum(axis=1)
-    return float((num_right_S / np.maximum(num_winners_S, 1)).mean())
+    least_SQ = np.maximum.reduceat(total_SA, answer_Q, axis=1) * (1 - 1e-9)
+    wins_SA = total_SA >= least_SQ[:, place_in_Q_V[vote_A]]
+
+    def of_winners(counts_SV: Bools) -> Ints:
+        by_answer_SA = np.add.reduceat(counts_SV, vote_A, axis=1, dtype=np.int64)
+        return np.asarray(np.add.reduceat(wins_SA * by_answer_SA, answer_Q, axis=1))
+
+    num_right_SQ = of_winners(member_SV & correct_PN[problem_V, draw_V])
+    accuracy_P[problem_V[vote_Q]] = (num_right_SQ / np.maximum(of_winners(member_SV), 1)).mean(axis=0)
+    return accuracy_P
 
 
 @lru_cache(maxsize=1)  # a second or so for thousands of problems, and a page needs it for dozens of figures

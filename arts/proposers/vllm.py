@@ -24,7 +24,8 @@ from urllib.parse import unquote
 
 from transformers import AutoConfig, GenerationConfig
 
-from arts.lm.load import end_ids, load_tokenizer, weight_files, weights_fingerprint
+from arts.lm.load import end_ids, load_tokenizer
+from arts.lm.weights import weight_files, weights_fingerprint
 from arts.options import allowed_options
 from arts.proposers.sampling import Sampling
 from arts.proposers.steps import StepSplitter
