@@ -9,7 +9,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,12 +35,14 @@ from countdown_law import (
     texts,
     whole,
 )
+from serving import client, local_service, running
 
 from arts.build import build_proposer
 from arts.collect import collect
 from arts.lm.load import LanguageModel, load_causal_lm
 from arts.proposers.vllm import VLLMProposer
 from arts.protocols import Request
+from arts.serve.app import build_app
 from arts.sparse_deep_fork import CollectSettings
 from arts.store import load_trees
 from arts.tree import Problem, StopReason, Usage
@@ -132,6 +137,26 @@ def test_cancelled_requests_leave_the_batch(proposer: VLLMProposer) -> None:
     kept = [future.result() for future in futures[1::2]]
     again = proposer.propose([Request(PROBLEM, (), seeds_of("cancel", 128)[1::2], 48)])[0]
     assert [texts(reply.draws[0]) for reply in kept] == list(map(texts, again.draws))
+
+
+def test_searches_of_many_users_share_the_engine(proposer: VLLMProposer) -> None:
+    """`arts serve` in front of it: answers are those of users who come one by one, and calls from threads mix."""
+    problems = [problem.prompt for problem in islice(TASK.problems("validation", 0), 12)]
+    service = local_service(proposer, TASK)
+
+    def ask(number: int) -> dict[str, Any]:
+        message = [{"role": "user", "content": problems[number]}]
+        model = "arts-self-consistency" if number % 2 else "arts-majority-8"
+        answer = client(url).chat.completions.create(model=model, messages=message, seed=number)  # type: ignore[call-overload]
+        assert answer.choices[0].finish_reason == "stop"
+        return {"text": answer.choices[0].message.content, **answer.model_extra["arts"]}
+
+    with running(build_app(service), service) as url, ThreadPoolExecutor(len(problems)) as users:
+        together = list(users.map(ask, range(len(problems))))
+        alone = [ask(number) for number in reversed(range(len(problems)))][::-1]
+    for here, there in zip(together, alone, strict=True):
+        assert (here["text"], here["verdict"], here["draws"]) == (there["text"], there["verdict"], there["draws"])
+    assert any(one["verdict"]["correct"] for one in together)
 
 
 def test_a_second_engine_is_refused(proposer: VLLMProposer) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -168,7 +169,10 @@ class VLLMProposer:
             )
             return
         try:
-            engine = _start(folder, options, "raw_logprobs" if self.log_prior_law == "raw" else "processed_logprobs")
+            logprobs_mode = "raw_logprobs" if self.log_prior_law == "raw" else "processed_logprobs"
+            with warnings.catch_warnings():  # of its own libraries' future; who made us waits, so nobody else warns
+                warnings.simplefilter("ignore", FutureWarning)
+                engine = _start(folder, options, logprobs_mode)
         except BaseException as error:
             _ENGINE.release()
             started.set_exception(error)
