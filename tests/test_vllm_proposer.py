@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -318,13 +319,13 @@ def test_options_behind_a_folder(text: str, options: dict[str, Any]) -> None:
     assert read_options(text) == options
 
 
-def test_complaints(tmp_path: Any) -> None:
+def test_complaints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"'enforce_eager' is not of the form NAME=VALUE"):
         build_proposer("vllm:countdown?enforce_eager", TASK)
     with pytest.raises(ValueError, match="there is no model folder 'nowhere'"):
         build_proposer("vllm:nowhere", TASK)
     with pytest.raises(ValueError, match="holds no tokenizer"):
         build_proposer(f"vllm:{tmp_path}", TASK)
-    if "vllm" not in sys.modules:
-        with pytest.raises(ValueError, match="needs vLLM in this environment"):
-            build_proposer("vllm:countdown", TASK)
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as where it is not installed
+    with pytest.raises(ValueError, match="needs vLLM in this environment"):
+        build_proposer("vllm:countdown", TASK)
