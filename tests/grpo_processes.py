@@ -6,11 +6,13 @@ Its draws are fixed, whoever asks for them, so that processes have the same to l
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
 from trl import GRPOTrainer
 
 from arts.baselines.grpo import GRPOResult, GRPOSettings, train_grpo
@@ -62,11 +64,13 @@ class FixedDraws(GRPOTrainer):  # type: ignore[misc]
         return draws, None
 
 
-def tune(out: Path) -> GRPOResult:
-    return train_grpo(shipped(), TASK, SETTINGS, out, trainer_class=FixedDraws)
+def tune(out: Path, settings: GRPOSettings = SETTINGS) -> GRPOResult:
+    return train_grpo(shipped(), TASK, settings, out, trainer_class=FixedDraws)
 
 
 if __name__ == "__main__":
     processes = join_processes("cpu")
     tune(Path(sys.argv[1]))
+    with pytest.raises(ValueError, match="holds a run with another learning_rate"):  # on every process
+        tune(Path(sys.argv[1]), replace(SETTINGS, learning_rate=1e-3))
     processes.destroy_process_group()

@@ -12,14 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from arts.baselines.runs import (
     checkpoint_before,
-    claim,
+    claim_together,
     lora_config,
     num_processes,
     save_model,
@@ -180,8 +179,7 @@ def train_grpo(
             "training; ask for fewer problems an update, or take a task with more"
         )
     config = build_config(language_model, task, settings, out / "checkpoints", num_validation=len(validation))
-    with PartialState().main_process_first():
-        claim(out, described)
+    claim_together(out, described)
     if (out / RESULT).is_file():
         return _read_result(out)
     checkpoints = out / "checkpoints"

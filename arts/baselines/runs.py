@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from arts.lm.load import LanguageModel
 from arts.store import write_atomically
@@ -57,6 +58,19 @@ def claim(out: Path, described: Mapping[str, Any]) -> None:
         raise ValueError(f"{out} holds something else than such a run; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)
+
+
+def claim_together(out: Path, described: Mapping[str, Any]) -> None:
+    """The first of several processes claims the folder; where it holds another run, all raise the same ValueError."""
+    refusal = [""]
+    if PartialState().is_main_process:
+        try:
+            claim(out, described)
+        except ValueError as error:
+            refusal = [str(error)]
+    broadcast_object_list(refusal)
+    if refusal[0]:
+        raise ValueError(refusal[0])
 
 
 def checkpoint_before(folder: Path, step: int) -> str | None:
