@@ -18,6 +18,7 @@ from arts.tree import Problem, Step, StopReason, Usage, Verdict
 Row = dict[str, Any]
 DEPTH = 8  # steps of a solution
 LIMIT_S = 30.0
+AGAIN_S = 5.0
 VOCABULARY = 512
 
 
@@ -101,6 +102,8 @@ class InstantScorer:
 def overhead(strategy: str, sizes: Sequence[int], *, keep_curve: bool = False) -> Iterator[Row]:
     """Microseconds a node in trees of rising size; what is expected to take too long is left out.
 
+    The least of five runs, or of as many as fit into five seconds: a machine with other work only adds to them.
+
     Args:
         keep_curve: note after every reply what stopping there would give.
     """
@@ -108,14 +111,23 @@ def overhead(strategy: str, sizes: Sequence[int], *, keep_curve: bool = False) -
     for size in sizes:
         if us_per_node * size > 1e6 * LIMIT_S:
             return
-        proposer, scorer = FixedSteps(DEPTH, 1), InstantScorer()
-        search = fixed_search(strategy, Budget(nodes=size), DEPTH, scorer.scale, keep_curve=keep_curve)
-        elsewhere_s, started = 0.0, time.process_time()
-        while (ask := search.ask()) is not None:
-            asked = time.process_time()
-            replies = proposer.propose(ask.requests) if isinstance(ask, DrawAsk) else scorer.score_steps(ask.requests)
-            elsewhere_s += time.process_time() - asked
-            search.tell(replies)
-        us_per_node = 1e6 * (time.process_time() - started - elsewhere_s) / search.bill.nodes
+        search, seconds = _timed(strategy, size, keep_curve)
+        times = [seconds]
+        while len(times) < 5 and sum(times) < AGAIN_S:
+            times.append(_timed(strategy, size, keep_curve)[1])
+        us_per_node = 1e6 * min(times) / search.bill.nodes
         row = {"part": "overhead", "strategy": strategy, "size": size, "nodes": search.bill.nodes}
         yield row | {"us_per_node": us_per_node, "stopped": search.stopped}
+
+
+def _timed(strategy: str, size: int, keep_curve: bool) -> tuple[Search, float]:
+    """A finished search, and its own seconds of a processor."""
+    proposer, scorer = FixedSteps(DEPTH, 1), InstantScorer()
+    search = fixed_search(strategy, Budget(nodes=size), DEPTH, scorer.scale, keep_curve=keep_curve)
+    elsewhere_s, started = 0.0, time.process_time()
+    while (ask := search.ask()) is not None:
+        asked = time.process_time()
+        replies = proposer.propose(ask.requests) if isinstance(ask, DrawAsk) else scorer.score_steps(ask.requests)
+        elsewhere_s += time.process_time() - asked
+        search.tell(replies)
+    return search, time.process_time() - started - elsewhere_s

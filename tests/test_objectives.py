@@ -72,6 +72,7 @@ VARIANTS: list[Objective] = [
     TemperedFlow(alpha=1.0, self_normalised=False, clip=2.0, regression="squared_log"),
     SubTB(length_weight=0.0),
     SubTB(length_weight=1.0, leaf_weight=0.3),
+    SubTB(length_weight=3.0),
     SubTB(length_weight=None),
     PairwiseRM(steps=False),
     McValue(prior_right=0.5, prior_wrong=1.5),
@@ -703,6 +704,21 @@ def test_full_weight_is_trajectory_balance_and_none_is_detailed_balance() -> Non
         assert found == pytest.approx((expected + ends) / (2 * num_draws), rel=1e-10)
     nearly = float(loss_of(SubTB(length_weight=100.0), output_NK, tree))
     assert nearly == pytest.approx((balance + ends) / (2 * num_draws), rel=0.05)
+
+
+@pytest.mark.parametrize("length_weight", [0.0, 0.9, 1.0, 100.0, None])
+def test_subtb_of_long_paths_takes_a_number_or_two_a_node(length_weight: float | None) -> None:
+    """Not one a pair of its steps. Weights of any size leave losses and slopes finite, in float32, too."""
+    objective = SubTB(length_weight=length_weight)
+    short, long = letters("ab" * 20, "c" * 33), letters("ab" * 500, "c" * 600)
+    exact, output = slow_loss(objective, Slow(short), outputs(objective, 74).tolist()), outputs(objective, 74)
+    assert float(loss_of(objective, output, short)) == pytest.approx(exact, rel=1e-12)
+    assert float(loss_of(objective, output.float(), short)) == pytest.approx(exact, rel=1e-5)
+    output, batch = outputs(objective, 1601), batch_of(objective, long)
+    assert {len(values) for values in batch.values()} == {1601}
+    slope, rounded = gradient(objective, output, batch), gradient(objective, output.float(), batch)
+    assert slope.abs().max() > 0
+    assert float((slope - rounded).norm() / slope.norm()) < 1e-4
 
 
 # --- Reasoning Flow Matching, as in the paper -------------------------------------------------------------------------

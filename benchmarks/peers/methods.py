@@ -61,6 +61,14 @@ TEST_WEAK: Mapping[str, list[tuple[str, Options]]] = {
         ("beam", {"n": 16, "width": 1}),
         ("particle-filter", {"n": 16, "score": "value"}),
     ],
+    "thinkbooster": [
+        ("best-of-n", {"n": 16}),
+        ("beam", {"width": 4, "expand": 4, "aggregation": "last"}),
+    ],
+    "treequest": [
+        ("ab-mcts-a", {"n": 48, "dist_type": "beta"}),
+        ("mcts", {"n": 24, "samples": 4, "exploration": 1.414}),
+    ],
 }
 """Of these, what is run again with a verifier that errs at ends too, on the same test problems."""
 

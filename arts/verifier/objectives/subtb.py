@@ -17,13 +17,14 @@ At the optimum F = V and p(c | s) = pi_0(c | s) V(c) / V(s): the posterior. No s
 of leaves does not. lambda -> 0 is detailed balance, lambda -> infinity trajectory balance.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from arts.facts import Floats, Ints, TreeFacts
+from arts.facts import Floats, TreeFacts
 from arts.protocols import ScoreScale
 from arts.verifier.objectives.base import Batch, Loss, RewardSettings, Targets, check_range, log_child_sum
 
@@ -53,9 +54,8 @@ class SubTB:
         )
 
     def targets(self, facts: TreeFacts, rewards: RewardSettings) -> Targets:
-        upper, lower, weight = self._pieces(facts)
-        ancestor, below = _steps_above(facts)
         reward = np.where(facts.is_right, rewards.right, rewards.wrong)
+        near, far = self._piece_weights(facts)
         return {
             "parent_index": facts.parent,
             "is_child": facts.is_known & (facts.parent >= 0),
@@ -63,52 +63,52 @@ class SubTB:
             "log_reward": np.log(reward),
             "draws": np.where(facts.is_terminal, facts.num_draws, 0).astype(np.float64),
             "log_draw_share": _log_draw_share(facts),
-            "upper_index": upper,
-            "lower_index": lower,
-            "weight": weight,
-            "ancestor_index": ancestor,
-            "below_index": below,
+            "near_weight": near,
+            "weight": far,
         }
 
-    def _pieces(self, facts: TreeFacts) -> tuple[Ints, Ints, Floats]:
-        """Pairs (s_m, s_n) with their weight, summed over all drawn paths that hold both."""
-        weights: dict[tuple[int, int], float] = {}
-        for leaf in np.flatnonzero(facts.is_terminal):
-            path = [int(leaf)]
-            while path[-1] > 0:
-                path.append(int(facts.parent[path[-1]]))
-            path.reverse()
-            for (m, n), weight in self._path_weights(len(path) - 1).items():
-                pair = (path[m], path[n])
-                weights[pair] = weights.get(pair, 0.0) + float(facts.num_draws[leaf]) * weight
-        pairs = np.array(list(weights), dtype=np.int64).reshape(-1, 2)
-        return pairs[:, 0], pairs[:, 1], np.array(list(weights.values()), dtype=np.float64)
+    @property
+    def _decay(self) -> float:
+        """What a piece loses with every step that its upper end goes up."""
+        return 1.0 if self.length_weight is None else min(self.length_weight, 1.0)
 
-    def _path_weights(self, num_steps: int) -> dict[tuple[int, int], float]:
-        """Weight of every piece of a path; they sum to 1."""
+    def _piece_weights(self, facts: TreeFacts) -> tuple[Floats, Floats]:
+        """Parts of the weight of a piece (s_m, s_n), summed over all drawn paths that hold both:
+
+            far(s_n) decay^(n - m - 1) near(s_{m + 1})
+
+        The pieces of each drawn path weigh 1 together. A factor that all of them share drops out, so lambda = 0 keeps
+        exactly the single steps.
+        """
+        steps = np.maximum(facts.depth, 1) - 1.0  # of the piece that goes up to the root, but one
+        draws = np.where(facts.is_terminal, facts.num_draws, 0).astype(np.float64)
         if self.length_weight is None:
-            return {(0, num_steps): 1.0}
-        pieces = [(m, n) for n in range(1, num_steps + 1) for m in range(n)]
-        # A factor that all pieces share drops out, so lambda = 0 keeps exactly the single steps.
-        weights = [self.length_weight ** (n - m - 1) for m, n in pieces]
-        total = sum(weights)
-        return {piece: weight / total for piece, weight in zip(pieces, weights, strict=True) if weight > 0}
+            return (facts.depth == 1).astype(np.float64), draws
+        growth = max(self.length_weight, 1.0)  # above 1, weights are relative to the path's longest piece's
+        decay = self._decay
+        total = np.zeros(int(facts.depth.max()) + 1)  # of all pieces of a path, by its number of steps
+        ending = 0.0  # of those that end where the path ends
+        for length in range(1, len(total)):
+            ending = ending / growth + decay ** (length - 1)
+            total[length] = total[length - 1] / growth + ending
+        share = np.divide(draws, total[facts.depth], out=np.zeros_like(draws), where=draws > 0)
+        return growth**-steps, facts.sum_up(share, np.full_like(share, 1 / growth))
 
     def weight(self, batch: Batch) -> torch.Tensor:
-        return batch["weight"].sum() + self.leaf_weight * batch["draws"].sum()
+        return (1 + self.leaf_weight) * batch["draws"].sum()
 
     def loss(self, output_NK: torch.Tensor, batch: Batch, rewards: RewardSettings) -> Loss:
         log_flow, tilt = output_NK[:, 0], output_NK[:, 1]
         dtype = output_NK.dtype
         log_reward = batch["log_reward"].to(dtype)
-        gain = self._log_selector_gain(tilt, batch)
+        jumps = _jumps(batch["parent_index"])
         # a(s) = log F(s) - sum of gains above s, so that a residual is a difference of two nodes.
-        gains_above = torch.zeros_like(gain).index_add(0, batch["below_index"], gain[batch["ancestor_index"]])
+        gains_above = _sum_above(self._log_selector_gain(tilt, batch), jumps)
         level = torch.where(batch["is_terminal"], log_reward, log_flow) - gains_above
-        weight, draws = batch["weight"].to(dtype), self.leaf_weight * batch["draws"].to(dtype)
-        residual = level[batch["upper_index"]] - level[batch["lower_index"]]
+        squares = _squares_above(level, batch["near_weight"].to(dtype), self._decay, jumps)
         leaf_error = torch.where(batch["is_terminal"], log_flow - log_reward, 0.0)
-        total = (weight * residual**2).sum() + (draws * leaf_error**2).sum()
+        draws = self.leaf_weight * batch["draws"].to(dtype)
+        total = (batch["weight"].to(dtype) * squares).sum() + (draws * leaf_error**2).sum()
         return Loss(total, self.weight(batch).to(dtype))
 
     def _log_selector_gain(self, tilt: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -128,13 +128,51 @@ def _log_draw_share(facts: TreeFacts) -> Floats:
     return np.log(np.where(is_child, facts.draw_share, 1.0))
 
 
-def _steps_above(facts: TreeFacts) -> tuple[Ints, Ints]:
-    """(a, s) for every step a on the path to s, s itself included and the root left out."""
-    ancestors, below = [], []
-    for node in range(1, len(facts.parent)):
-        above = node
-        while above > 0:
-            ancestors.append(above)
-            below.append(node)
-            above = int(facts.parent[above])
-    return np.array(ancestors, dtype=np.int64), np.array(below, dtype=np.int64)
+# --- sums over all nodes above a node, in as many rounds as its depth has binary digits ------------------------------
+
+
+def _jumps(parent: torch.Tensor) -> list[torch.Tensor]:
+    """The ancestors 1, 2, 4, ... steps above every node [N + 1]; N, which stands for none, where there is none."""
+    num_nodes = len(parent)
+    jump = torch.cat([torch.where(parent < 0, num_nodes, parent), parent.new_tensor([num_nodes])])
+    jumps = [jump]
+    for _ in range(num_nodes.bit_length() - 1):  # no tree is deeper; to ask how deep would wait for the device
+        jump = jump[jump]
+        jumps.append(jump)
+    return jumps
+
+
+def _sum_above(values: torch.Tensor, jumps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Of a node and all above it [N]."""
+    total = _with_none(values)
+    for jump in jumps:
+        total = total + total[jump]
+    return total[:-1]
+
+
+def _squares_above(
+    level: torch.Tensor, near: torch.Tensor, decay: float, jumps: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """sum over u above v of weight(u, v) (level(u) - level(v))^2, for every node v [N].
+
+    weight(u, v) = decay^(steps between - 1) near(child of u on the way to v). Means and squares about them are merged,
+    as sums of squares of large levels would leave nothing of small differences.
+    """
+    level, weight = _with_none(level), _with_none(near)
+    weight = torch.where(jumps[0] < len(near), weight, 0.0)
+    mean = level[jumps[0]] - level  # of level(u) - level(v)
+    spread = torch.zeros_like(level)
+    for jump in jumps:
+        beyond = decay * weight[jump]
+        both = weight + beyond
+        share = beyond / both.clamp(min=torch.finfo(both.dtype).tiny)
+        gap = mean[jump] + level[jump] - level - mean
+        spread = spread + decay * spread[jump] + weight * share * gap**2
+        mean = mean + share * gap
+        weight = both
+        decay = decay**2
+    return (spread + weight * mean**2)[:-1]
+
+
+def _with_none(values: torch.Tensor) -> torch.Tensor:
+    return torch.cat([values, values.new_zeros(1)])
