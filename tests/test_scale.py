@@ -178,6 +178,40 @@ def test_an_error_of_a_worker_comes_after_what_it_had_is_on_disk(tmp_path: Path)
     assert shards(tmp_path / "many") == shards(tmp_path / "one")
 
 
+@pytest.mark.parametrize("failing", ["every block", "one block"])
+def test_what_other_workers_are_at_comes_home_after_an_error(tmp_path: Path, failing: str) -> None:
+    settings = small(num_problems=12, block_size=1)
+    problems = [problem.id for problem in islice(TASK.problems("train", 0), 12)]
+    bad = problems if failing == "every block" else problems[1:2]
+
+    class Down(TableProposer):
+        def propose(self, requests: Any) -> Any:
+            if requests[0].prefix and requests[0].problem.id in bad:
+                raise ValueError("the server is down")
+            return super().propose(requests)
+
+    with pytest.raises(ValueError, match="the server is down"):
+        spread(tmp_path / "many", Down(), settings, num_out=6, seed=3)
+    rows = [row for shard in (0, 1) for row in open_collection(tmp_path / "many").read_journal(shard)]
+    num_paid = len({row.problem_id for row in rows})
+    assert 6 <= num_paid < 12, "all six blocks that were out; nothing was begun after the error"
+    collect(TASK, TableProposer(), settings, tmp_path / "one")
+    spread(tmp_path / "many", TableProposer(), settings)
+    assert shards(tmp_path / "many") == shards(tmp_path / "one")
+
+
+def test_a_fault_on_a_worker_is_told_with_its_traceback_and_loses_no_draw(tmp_path: Path) -> None:
+    class Odd(ToyTask):
+        def judge(self, problem: Any, solution: str) -> Any:
+            raise KeyError("an odd answer")
+
+    settings = small(num_problems=4, block_size=1)
+    workers: Any = Inline(Tools(Odd(2, 3), TableProposer()))
+    with pytest.raises(RuntimeError, match=r"(?s)a worker failed:.*in judge.*KeyError: 'an odd answer'"):
+        collect_on(workers, TASK, workers.tools.identity, settings, tmp_path / "many")
+    assert len({row.problem_id for row in open_collection(tmp_path / "many").read_journal(0)}) == 4
+
+
 def test_draws_that_fail_are_in_the_trees(tmp_path: Path) -> None:
     settings = small(num_problems=8, block_size=2)
     failing = {rollout_seed(0, problem, 1) for problem in islice(TASK.problems("train", 0), 3)}

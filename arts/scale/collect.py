@@ -5,7 +5,7 @@ whoever draws it and how often. The driver takes each block's answer once. Knows
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from arts.collect import opened
 from arts.draw import CollectRun, OpenShard, Progress, Watch, draw
 from arts.protocols import ProposerIdentity, Task
-from arts.scale.workers import Tools, Workers
+from arts.scale.workers import Tools, Workers, portable
 from arts.sparse_deep_fork import CollectSettings
 from arts.store import Collection, JournalRow
 from arts.tree import Problem, ReasoningTree
@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
     has_failures: bool
     "draws in the trees failed, and are to be tried again some day"
     progress: Progress
-    error: str
+    error: Exception | None
 
 
 @dataclass
@@ -76,12 +76,12 @@ class _Memory:
 
 def draw_block(block: Block, settings: CollectSettings, tools: Tools) -> Drawn:
     """On a worker: the trees of a block. An error comes with what had arrived until then."""
-    memory, error = _Memory(block.rows), ""
+    memory, error = _Memory(block.rows), None
     run = CollectRun(tools.task, settings, memory, block.problems)
     try:
         draw(run, tools.proposer)
-    except ValueError as reason:
-        error = str(reason)
+    except Exception as reason:  # of any type: what was drawn is paid for
+        error = portable(reason)
     return Drawn(block.shard, block.place, memory.rows, memory.trees, memory.has_failures, run.progress, error)
 
 
@@ -111,18 +111,24 @@ def collect_on(
         proposer: what the workers' proposers are, as `Workers.first` tells.
 
     Raises:
-        ValueError: as `collect` does. What has come back from workers is kept.
+        ValueError: as `collect` does.
+        RuntimeError: a worker failed in another way; with its traceback.
+            Either comes when the blocks that were out are back, and what was drawn of them is on disk.
     """
     with opened(task, proposer, settings, folder, about=about) as (collection, problems):
         run = CollectRun(task, settings, collection, problems, watch)
         shards: dict[int, _Open] = {}
-        for drawn in workers.run(_work(run, shards)):
+        error: Exception | None = None
+        work = _work(run, shards)
+        for drawn in workers.run(work):
             number = drawn.shard
             if drawn.rows:
                 collection.append(number, drawn.rows)
             _count(run, drawn)
             if drawn.error:
-                raise ValueError(drawn.error)
+                error = error or drawn.error
+                work.close()  # nothing more is handed out
+                continue
             shards[number].drawn[drawn.place] = drawn
             if len(shards[number].drawn) == shards[number].num_blocks:
                 blocks = [one for _, one in sorted(shards.pop(number).drawn.items())]
@@ -133,10 +139,12 @@ def collect_on(
                 )
             run.tell()
         run.tell()
+        if error:
+            raise error
     return collection
 
 
-def _work(run: CollectRun, shards: dict[int, _Open]) -> Iterator[partial[Drawn]]:
+def _work(run: CollectRun, shards: dict[int, _Open]) -> Generator[partial[Drawn]]:
     """Blocks in the order of the problems. A shard is open as soon as its first block is taken."""
     for shard in run.open_shards():
         blocks = list(_blocks(shard, run.settings.block_size))

@@ -12,6 +12,7 @@ Knows neither trees nor searches: work is a function of a worker's tools. Ray is
 import re
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,6 +129,13 @@ class _Worker:
         return _Done(value, self._tools.identity, here.get_actor_id(), here.was_current_actor_reconstructed)
 
 
+def portable(error: Exception) -> Exception:
+    """An error that can be sent from a worker: a mistake in its words, anything else with its traceback in words."""
+    if isinstance(error, ValueError):
+        return ValueError(str(error))
+    return RuntimeError("a worker failed:\n" + "".join(traceback.format_exception(error)))
+
+
 @contextmanager
 def connected_workers(
     make: Callable[[], Tools], settings: ClusterSettings, *, say: Say = lambda line: None
@@ -241,7 +249,7 @@ class Workers:
     def _take(self, call: Any) -> Any:
         """What a call gave, or what went wrong with it in words."""
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
         try:
             done = ray.get(call)
@@ -249,7 +257,9 @@ class Workers:
             if isinstance(error.cause, ValueError):
                 raise ValueError(str(error.cause)) from error
             raise
-        except RayActorError as error:
+        except (
+            RayError
+        ) as error:  # it died; where Ray's memory monitor killed it, or its node went, this has other names
             raise ValueError(_death(str(error))) from error
         if isinstance(done, _Done):
             self._check(done)
