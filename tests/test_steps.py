@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from arts.models import shipped_folder
 from arts.proposers.steps import StepSplitter
+from arts.tree import StopReason
 
 EOS = 0
 Decoder = Callable[[Sequence[int]], str]
@@ -170,6 +171,36 @@ def test_joined_steps_are_the_whole_with_real_tokenizers(name: str, tmp_path: Pa
         num_broken += "�" in decode(ids)
     assert num_steps > 400, "there were steps to cut"
     assert num_broken > 20, "there were characters cut in two"
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_long_draws_are_cut_as_if_all_was_read_and_only_near_tokens_are(separator: str) -> None:
+    """Tokens decoded for each token stay few, whether steps are many or one; so does what `before` costs."""
+    decode, num_read = byte_decoder(PIECES), 0
+
+    def counted(ids: Sequence[int]) -> str:
+        nonlocal num_read
+        num_read += len(ids)
+        return decode(ids)
+
+    rng = random.Random(separator)
+    for weights in ([1] * len(PIECES), [9, 9, 9, 0, 9, 0, 0, 1, 1, 1, 1, 0]):  # the second leaves most separators out
+        ids = rng.choices(range(1, len(PIECES) + 1), weights, k=4000)
+        splitter = StepSplitter(counted, separator, frozenset([EOS]))
+        ends = splitter.split(ids)
+        texts = splitter.texts(ids, ends)
+        assert num_read < 80 * len(ids)
+        assert "".join(texts) == decode(ids)
+        whole, done = [], ""
+        for end in ends:
+            text = decode(ids[:end]).rstrip("\ufffd") if end < len(ids) else decode(ids)
+            whole.append(text[len(done) :])
+            done = text
+        assert texts == whole
+        num_read = 0
+        (step,) = splitter.steps(ids, [1], [-1.0], StopReason.EOS)
+        assert step.text.lstrip("\ufffd") == "a"
+        assert num_read < 1000
 
 
 def test_an_empty_separator_is_refused() -> None:

@@ -12,6 +12,8 @@ from itertools import pairwise
 from arts.tree import Step, StopReason
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what decoders show for a part of a character
+_CONTEXT = 32  # tokens in front of a step that it is read behind; more where these begin inside a character
+_SLACK = 8  # tokens in front of the last one that are read for a separator, besides one for each of its characters
 
 
 def ends_of_steps(text: str, token_ends: Sequence[int], separator: str) -> list[int]:
@@ -57,44 +59,67 @@ class StepSplitter:
         self._decode = decode
         # Only a token that shows the separator's last character can complete it: the rest need no look at the text. One
         # outside ASCII may be split over tokens, each of which shows a replacement character.
-        signs = separator[-1] if separator[-1].isascii() else separator[-1] + _BROKEN
-        self._may_end = cache(lambda token_id: any(sign in decode([token_id]) for sign in signs))
+        self._signs = separator[-1] if separator[-1].isascii() else separator[-1] + _BROKEN
+        self._alone = cache(lambda token_id: decode([token_id]))
 
     def ends(self, step_ids: Sequence[int]) -> bool:
-        """Does the last token of `step_ids` end this step?"""
-        if step_ids[-1] in self.eos_ids:
+        """Does the last token of `step_ids` end this step, which none before has ended?"""
+        return self._ends(step_ids, 0, len(step_ids))
+
+    def _ends(self, ids: Sequence[int], start: int, end: int) -> bool:
+        if ids[end - 1] in self.eos_ids:
             return True
-        if not self._may_end(step_ids[-1]):
+        last = self._alone(ids[end - 1])
+        if not any(sign in last for sign in self._signs):
             return False
-        return is_complete(self._decode(step_ids), self.separator)
+        # The last token must have completed the separator: the last few show that, if they do not begin in a character.
+        tail = max(start, end - _SLACK - len(self.separator))
+        text = self._decode(ids[tail:end])
+        is_short = len(text) < len(last) + len(self.separator)
+        if tail > start and (self.separator in text or is_short or text[0] == _BROKEN):
+            text = self._decode(ids[start:end])
+        return is_complete(text, self.separator)
 
     def split(self, token_ids: Sequence[int]) -> list[int]:
         """Where each step ends, as counts of tokens; the last one is `len(token_ids)` (an unfinished step counts)."""
         ends, start = [], 0
         for position in range(1, len(token_ids) + 1):
-            if self.ends(token_ids[start:position]):
+            if self._ends(token_ids, start, position):
                 ends.append(position)
                 start = position
         if start < len(token_ids):
             ends.append(len(token_ids))
         return ends
 
-    def texts(self, token_ids: Sequence[int], ends: Sequence[int], *, goes_on: bool = False) -> list[str]:
+    def texts(
+        self, token_ids: Sequence[int], ends: Sequence[int], *, start: int = 0, goes_on: bool = False
+    ) -> list[str]:
         """Text of each step. Joined they are the text of the whole.
 
         A character that an end splits belongs to the step that completes it.
 
         Args:
+            start: tokens in front of the first step.
             goes_on: tokens are still to come behind the last end, so that a character may be split there too.
         """
-        texts, done = [], ""
-        for end in ends:
-            text = self._decode(token_ids[:end])
+        texts = []
+        for begin, end in pairwise((start, *ends)):
+            first, before = self._before(token_ids, begin)
+            text = self._decode(token_ids[first:end])
             if goes_on or end < len(token_ids):
                 text = text.rstrip(_BROKEN)
-            texts.append(text[len(done) :])
-            done = text
+            texts.append(text[len(before) :])
         return texts
+
+    def _before(self, ids: Sequence[int], start: int) -> tuple[int, str]:
+        """Where to begin to read what stands behind `start`, and the text up to there, without a split character."""
+        reach = _CONTEXT
+        while True:
+            first = max(0, start - reach)
+            text = self._decode(ids[first:start])
+            if not first or (text and text[0] != _BROKEN):
+                return first, text.rstrip(_BROKEN)
+            reach *= 2
 
     def steps(
         self, before: Sequence[int], token_ids: Sequence[int], log_priors: Sequence[float], stop: StopReason
@@ -108,7 +133,12 @@ class StepSplitter:
             stop: how the last step ended.
         """
         ends = [0, *self.split(token_ids)]
-        texts = self.texts([*before, *token_ids], [len(before) + end for end in ends], goes_on=stop is StopReason.STOP)
+        texts = self.texts(
+            [*before, *token_ids],
+            [len(before) + end for end in ends[1:]],
+            start=len(before),
+            goes_on=stop is StopReason.STOP,
+        )
         # Six decimals are float32's own precision, and hide the last bits that depend on the batch.
         return tuple(
             Step(
@@ -117,5 +147,5 @@ class StepSplitter:
                 round(sum(log_priors[start:end]), 6),
                 stop if end == len(token_ids) else StopReason.STOP,
             )
-            for text, (start, end) in zip(texts[1:], pairwise(ends), strict=True)
+            for text, (start, end) in zip(texts, pairwise(ends), strict=True)
         )
