@@ -16,6 +16,8 @@ import torch
 from accelerate import DistributedType, PartialState
 from safetensors.torch import load_file
 from tiny_verifier import build_verifier, letter_tree
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from arts.tree import ReasoningTree
 from arts.verifier.objectives import RFM, MeanFlow
@@ -99,14 +101,32 @@ def _offer_shards() -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
+class Counting(Processes):
+    """Counts how often gradients are exchanged, bucket by bucket."""
+
+    num_exchanges = 0
+
+    def prepare(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+        model, optimizer = super().prepare(model, optimizer)
+        if isinstance(model, DistributedDataParallel):
+            model.register_comm_hook(None, self._exchange)
+        return model, optimizer
+
+    def _exchange(self, state: None, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        self.num_exchanges += 1
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+
+
 def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     if "ACCELERATE_USE_FSDP" in os.environ:
         _offer_shards()
-    processes = Processes()
+    processes = Counting()
     for name in names:
+        processes.num_exchanges = 0
         found = run_case(CASES[name], folder / "base", folder / name, processes)
-        (folder / f"{name}.{processes.index}.json").write_text(json.dumps(found | {"count": processes.count}))
+        found |= {"count": processes.count, "exchanges": processes.num_exchanges}
+        (folder / f"{name}.{processes.index}.json").write_text(json.dumps(found))
     processes.close()
 
 

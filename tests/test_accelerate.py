@@ -93,6 +93,11 @@ def test_two_processes_come_to_the_weights_of_one(one: Path, two: Path, name: st
     assert largest_difference(two / name, one / alone) < 1e-5
 
 
+def test_passes_of_a_batch_exchange_gradients_once(two: Path) -> None:
+    plain, passes = told(two, "plain.0")["exchanges"], told(two, "passes.0")["exchanges"]
+    assert passes == plain >= NUM_STEPS
+
+
 def test_processes_stop_at_the_same_step(one: Path, two: Path) -> None:
     first, second, expected = told(two, "stops.0"), told(two, "stops.1"), told(one, "stops")
     assert first["num_steps"] == second["num_steps"] == expected["num_steps"] < 40 * 6

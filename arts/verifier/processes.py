@@ -104,12 +104,15 @@ class Processes:
         num_passes = min(num_passes, -(-len(sizes) // self.count))
         return deal(sizes, self.count * num_passes)[self.index :: self.count]
 
-    def backward(self, model: torch.nn.Module, loss: torch.Tensor, *, last: bool) -> None:
-        """Add the gradients of the sum of all processes' losses; the last pass of a batch exchanges them."""
+    def passing(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Around a pass's forward and backward: the last one of a batch exchanges the gradients of all."""
         # Shards exchange at every pass: gradients that wait would be kept whole, which is what shards are to avoid.
         waits = not last and not self.is_sharded
-        with self._accelerator.no_sync(model) if waits else nullcontext():
-            self._accelerator.backward(loss * self.count)  # gradients are exchanged as their mean
+        return self._accelerator.no_sync(model) if waits else nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of the sum of all processes' losses."""
+        self._accelerator.backward(loss * self.count)  # gradients are exchanged as their mean
 
     def clip(self, parameters: Sequence[torch.nn.Parameter], max_norm: float) -> torch.Tensor:
         """Limit the norm of all gradients; returns what it was, on every process."""

@@ -124,10 +124,11 @@ class Run:
             part = self.processes.index * self.compute.accumulate + place
             torch.manual_seed(self.settings.seed * 1_000_003 + self.step + 7_368_787 * part)
             # A process without a tree goes through the motions with the smallest one, as the others wait for it.
-            output_NK, targets = self._predict([batch[index] for index in share] or [self.smallest])
-            own = self.settings.objective.loss(output_NK, targets, self.settings.rewards).total / weight
-            own = own if share else 0.0 * own
-            self.processes.backward(self.model, own, last=place == len(shares) - 1)
+            with self.processes.passing(self.model, last=place == len(shares) - 1):
+                output_NK, targets = self._predict([batch[index] for index in share] or [self.smallest])
+                own = self.settings.objective.loss(output_NK, targets, self.settings.rewards).total / weight
+                own = own if share else 0.0 * own
+                self.processes.backward(own)
             loss += own.detach()
         norm = self.processes.clip(list(self.parameters.values()), self.settings.max_grad_norm)
         is_due = self.processes.is_main and time.monotonic() - self.saved >= self.settings.checkpoint_every_s
