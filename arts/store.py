@@ -30,12 +30,33 @@ _LOCK_ATTEMPTS = 5
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
+    temporary.write_text(text, encoding="utf-8")
+    replace_on_disk(temporary, path)
+
+
+def replace_on_disk(temporary: Path, path: Path) -> None:
+    """Put a written file in the place of another, so that after a power cut either is there whole."""
+    with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder while files are written to it. Raises ValueError where another process holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise ValueError(f"another process is writing to {folder}; wait for it or choose another --out") from error
+    except OSError:  # a file system that knows no locks of folders, such as NFS
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """GRPO and fine-tuning through TRL: same prompts and checker as everywhere, complete bills, runs that go on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,30 @@ def test_groups_without_contrast_teach_nothing(tmp_path: Path) -> None:
     settings = GRPOSettings(group_size=4, problems_per_update=2, max_updates=2, num_problems=8, validation_problems=0)
     result = train_grpo(shipped(), Never(), settings, tmp_path)
     assert differ(weights(result.model), dict(shipped().model.state_dict())) == 0
+
+
+def test_an_interrupted_run_waits_no_longer_than_a_whole_one(tmp_path: Path) -> None:
+    """Nothing is ever right, so validation never rises: two more after the first, and the run is over."""
+
+    class Never(CountdownTask):
+        def judge(self, problem: Problem, solution: str) -> Verdict:
+            return Verdict(False, None)
+
+    def stop(update: int, note: str) -> None:
+        if update == 3:
+            raise KeyboardInterrupt
+
+    settings = replace(SMALL, max_updates=8, validate_every=1, patience=2, problems_per_update=2)
+    whole = train_grpo(shipped(), Never(), settings, tmp_path / "whole")
+    assert whole.num_updates == 3
+    with pytest.raises(KeyboardInterrupt):
+        train_grpo(shipped(), Never(), settings, tmp_path / "run", watch=stop)
+    again = train_grpo(shipped(), Never(), settings, tmp_path / "run")
+    assert replace(again, model=whole.model) == whole
+    (tmp_path / "run" / "grpo.json").unlink()  # as if stopped between the last checkpoint and the result
+    (tmp_path / "run" / "checkpoints" / "checkpoint-5").mkdir()  # as if killed while it was written
+    again = train_grpo(shipped(), Never(), settings, tmp_path / "run")
+    assert replace(again, model=whole.model) == whole
 
 
 def test_an_update_in_parts_is_the_update_as_a_whole(tmp_path: Path) -> None:

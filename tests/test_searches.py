@@ -28,6 +28,7 @@ from arts.proposers.table import TableProposer
 from arts.protocols import Reply, Request, ScoreReply, ScoreRequest, ScoreScale
 from arts.search.budget import Bill
 from arts.search.strategies import STRATEGIES
+from arts.store import only_writer
 from arts.tasks.toy import ToyTask
 
 TASK = ToyTask(3, 3)
@@ -116,6 +117,14 @@ def test_searches_that_failed_are_tried_again_and_no_others(tmp_path: Path) -> N
     assert search(tmp_path, specs, proposer=proposer) == search(tmp_path / "other", specs)
     assert proposer.draws == 2 * 4
     assert summarize(read_rows(tmp_path))[0].failed == 0, "of equal keys the last row counts"
+
+
+def test_two_processes_do_not_search_into_one_folder(tmp_path: Path) -> None:
+    proposer = CountingProposer()
+    with only_writer(tmp_path), pytest.raises(ValueError, match=f"another process is writing to {tmp_path}"):
+        search(tmp_path, proposer=proposer)
+    assert proposer.draws == 0
+    assert search(tmp_path) == search(tmp_path / "other")
 
 
 def test_strategies_budgets_and_seeds_are_added_to_the_rows_that_are_there(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tiny_verifier import (
 )
 
 from arts.lm.packing import PackedBatch
+from arts.store import only_writer
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Verdict, build_tree
 from arts.verifier import scorer as scorer_module
 from arts.verifier import training_run
@@ -181,6 +182,20 @@ def test_interrupted_run_may_go_on_with_another_time_between_checkpoints(
     resumed = run(base, tmp_path, replace(SETTINGS, checkpoint_every_s=1e9))
     assert resumed.steps[0] == 6
     assert resumed.files == whole["full"].files
+
+
+def test_a_damaged_checkpoint_is_named(base: Path, tmp_path: Path) -> None:
+    interrupt(base, tmp_path, 3)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=rf"the checkpoint {path} is damaged \(.+\); remove it"):
+        run(base, tmp_path)
+
+
+def test_two_processes_do_not_train_in_one_folder(base: Path, whole: dict[str, Run], tmp_path: Path) -> None:
+    with only_writer(tmp_path), pytest.raises(ValueError, match=f"another process is writing to {tmp_path}"):
+        run(base, tmp_path)
+    assert run(base, tmp_path).files == whole["full"].files
 
 
 def test_checkpoints_are_only_written_when_their_time_has_come(base: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ step's tokens are in its log, hence the bill of an interrupted run is complete. 
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
@@ -183,7 +184,9 @@ def train_grpo(
     if (out / RESULT).is_file():
         return _read_result(out)
     checkpoints = out / "checkpoints"
-    last = checkpoint_before(checkpoints, settings.max_updates)
+    last = checkpoint_before(
+        checkpoints, settings.max_updates, lambda state: _num_worse(state["log_history"]) >= settings.patience
+    )
     config.eval_on_start &= last is None
     try:
         with without_news():
@@ -194,7 +197,7 @@ def train_grpo(
                 train_dataset=_dataset(language_model, train, first=0),
                 eval_dataset=_dataset(language_model, validation, first=len(train)) if validation else None,
                 processing_class=language_model.tokenizer,
-                callbacks=[_Watch(watch), *([EarlyStoppingCallback(settings.patience)] if validation else [])],
+                callbacks=[_Watch(watch), *([_Patience(settings.patience)] if validation else [])],
                 peft_config=lora_config() if settings.tuning == "lora" else None,
             )
     except ImportError as error:  # what an option of TRL needs, such as vLLM
@@ -206,6 +209,24 @@ def train_grpo(
     result = _result(trainer, settings, out)
     write_result(trainer, out / RESULT, described, result)
     return result
+
+
+class _Patience(EarlyStoppingCallback):  # type: ignore[misc]
+    """Waits as long in a run that goes on as in one that was never stopped."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience_counter = _num_worse(state.log_history)
+
+
+def _num_worse(history: Sequence[Mapping[str, Any]]) -> int:
+    """Validations since the best one, after updates."""
+    best, count = -math.inf, 0
+    for row in history:
+        if "eval_reward" in row and row["step"] > 0:
+            count = 0 if row["eval_reward"] > best else count + 1
+            best = max(best, row["eval_reward"])
+    return count
 
 
 def build_config(

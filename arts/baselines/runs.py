@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -73,11 +73,20 @@ def claim_together(out: Path, described: Mapping[str, Any]) -> None:
         raise ValueError(refusal[0])
 
 
-def checkpoint_before(folder: Path, step: int) -> str | None:
-    """The last checkpoint from which something is left to do: from the very last, a trainer would make a step more."""
-    steps = sorted(int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*"))
-    before = [one for one in steps if one < step]
-    return str(folder / f"checkpoint-{before[-1]}") if before else None
+def checkpoint_before(
+    folder: Path, step: int, is_over: Callable[[Mapping[str, Any]], bool] = lambda state: False
+) -> str | None:
+    """The last whole checkpoint with something left to do: from the very last, a trainer would make a step more.
+
+    Args:
+        is_over: says of a trainer's state that it would have ended there.
+    """
+    steps = sorted((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")), reverse=True)
+    for one in steps:
+        state = folder / f"checkpoint-{one}" / "trainer_state.json"  # which trainers write last
+        if one < step and state.is_file() and not is_over(json.loads(state.read_text(encoding="utf-8"))):
+            return str(state.parent)
+    return None
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from arts.search.program import Search
 from arts.search.result import SearchResult
 from arts.search.strategies import parse_strategy
 from arts.search.strategy import Strategy
-from arts.store import dump, write_atomically
+from arts.store import dump, only_writer, write_atomically
 from arts.tree import Problem
 
 if TYPE_CHECKING:
@@ -123,35 +123,37 @@ def complete_rows(
         Rows spec by spec, in the order of `specs` and `problems`, whatever their order in the file.
 
     Raises:
-        ValueError: the folder's rows were made with another header; or a strategy or its options are not known.
+        ValueError: the folder's rows were made with another header, or another process is adding to them; or a strategy
+            or its options are not known.
     """
     specs = list(dict.fromkeys(specs))
     for spec in specs:
         spec.build()  # mistakes are said before any work
     folder.mkdir(parents=True, exist_ok=True)
-    _check_header(folder / HEADER, header)
-    # A search that failed is tried again, and so is one without the curve or the tree that is asked for now.
-    rows = {
-        (row.spec, row.problem): row
-        for row in read_rows(folder)
-        if not row.failed
-        and (row.curve or not keep_curves)
-        and (keep_trees is None or keep_trees.has(row.spec, row.problem))
-    }
-    keys = [(spec, problem.id) for spec in specs for problem in problems]
-    num_done = sum(key in rows for key in keys)
-    wanted = [(spec, [one for one in problems if (spec, one.id) not in rows]) for spec in specs]
-    with (folder / ROWS).open("a", encoding="utf-8") as file:
-        for row, result in search([(spec, left) for spec, left in wanted if left]):
-            if keep_trees is not None and result is not None:
-                keep_trees.append(row.spec, result)  # before the row, which says that all is there
-            rows[row.spec, row.problem] = row
-            file.write(dump(_to_json(row)) + "\n")
-            file.flush()
-            num_done += 1
-            if watch:
-                watch(num_done, len(keys))
-        os.fsync(file.fileno())
+    with only_writer(folder):
+        _check_header(folder / HEADER, header)
+        # A search that failed is tried again, and so is one without the curve or the tree that is asked for now.
+        rows = {
+            (row.spec, row.problem): row
+            for row in read_rows(folder)
+            if not row.failed
+            and (row.curve or not keep_curves)
+            and (keep_trees is None or keep_trees.has(row.spec, row.problem))
+        }
+        keys = [(spec, problem.id) for spec in specs for problem in problems]
+        num_done = sum(key in rows for key in keys)
+        wanted = [(spec, [one for one in problems if (spec, one.id) not in rows]) for spec in specs]
+        with (folder / ROWS).open("a", encoding="utf-8") as file:
+            for row, result in search([(spec, left) for spec, left in wanted if left]):
+                if keep_trees is not None and result is not None:
+                    keep_trees.append(row.spec, result)  # before the row, which says that all is there
+                rows[row.spec, row.problem] = row
+                file.write(dump(_to_json(row)) + "\n")
+                file.flush()
+                num_done += 1
+                if watch:
+                    watch(num_done, len(keys))
+            os.fsync(file.fileno())
     return [rows[key] for key in keys]
 
 

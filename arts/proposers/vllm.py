@@ -33,7 +33,7 @@ from arts.proposers.steps import StepSplitter
 from arts.protocols import FAILED_DRAW, Reply, Request, answer_all
 from arts.tree import LogPriorLaw, Step, StopReason, Usage
 
-_CLOSE_S = 5.0
+_LAST_S = 5.0  # for an engine that is not closed when the program ends
 _ENGINE = Lock()  # engines of one process share state: the end of one would break another
 _OURS = ("model", "tokenizer", "logprobs_mode", "max_logprobs", "disable_log_stats")
 """Options of the engine that follow from what a proposer is."""
@@ -118,7 +118,7 @@ class VLLMProposer:
         self._thread.daemon = True  # `close` ends it in good order; nothing else must wait for it
         self._thread.start()
         config = started.result()
-        atexit.register(self.close)
+        atexit.register(self._end_thread, _LAST_S)
         self._context: int = config.model_config.max_model_len
         self.max_in_flight = self.draws_at_once = config.scheduler_config.max_num_seqs
         of_law = sorted((name, value) for name, value in (options or {}).items() if name not in _CAPACITY)
@@ -155,10 +155,13 @@ class VLLMProposer:
         return future
 
     def close(self) -> None:
-        """Drop what is on its way and free the model's memory."""
+        """Drop what is on its way, wait for the step that the engine is at, and free the model's memory."""
+        self._end_thread(None)
+        atexit.unregister(self._end_thread)
+
+    def _end_thread(self, patience_s: float | None) -> None:
         self._inbox.put(None)
-        self._thread.join(_CLOSE_S)
-        atexit.unregister(self.close)
+        self._thread.join(patience_s)
 
     # --- the engine's thread ------------------------------------------------------------------------------------------
 

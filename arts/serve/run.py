@@ -15,7 +15,9 @@ import uvicorn
 
 from arts.serve.service import Service
 
-_LAST_S = 5  # to send what the searches had when they were ended
+_LAST_S = (
+    30  # for a local model's batch that cannot be interrupted, and to send what the searches had when they were ended
+)
 _INTERRUPTED = 128 + signal.SIGINT
 _ADVICE = {
     errno.EADDRINUSE: "another program listens there; end it, or give another --port",

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from arts.store import replace_on_disk
 from arts.verifier.processes import like, whole
 
 Weights = Mapping[str, torch.nn.Parameter]
@@ -41,15 +42,24 @@ def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], state: Map
     temporary = path.with_suffix(".tmp")
     metadata = {"state": json.dumps(state)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
-    temporary.replace(path)
+    replace_on_disk(temporary, path)
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    """The state that was written beside the tensors; None where there is no checkpoint."""
+    """The state that was written beside the tensors; None where there is no checkpoint.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     if not path.exists():
         return None
-    with safe_open(path, framework="pt") as file:
-        state: dict[str, Any] = json.loads(file.metadata()["state"])
+    try:
+        with safe_open(path, framework="pt") as file:
+            state: dict[str, Any] = json.loads(file.metadata()["state"])
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"the checkpoint {path} is damaged ({error}); remove it, and the same command begins anew"
+        ) from error
     return state
 
 

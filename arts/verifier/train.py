@@ -8,11 +8,13 @@ are compared.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from arts.store import only_writer
 from arts.tree import ReasoningTree
 from arts.verifier.checkpoint import read_state
 from arts.verifier.examples import Example, prepare, split_by_problem
@@ -43,7 +45,8 @@ def train(
         watch: told after every step, on rank 0.
 
     Raises:
-        ValueError: nothing to train on, or the checkpoint in `folder` is of another run.
+        ValueError: nothing to train on, the checkpoint in `folder` is damaged or of another run, or another process
+            trains there.
         FloatingPointError: ten steps in a row were not finite; the last good checkpoint stays.
     """
     if verifier.settings.num_outputs != settings.objective.num_outputs:
@@ -59,24 +62,26 @@ def train(
         split = prepared.examples, _other_problems(prepared.examples, kept)
     compute, processes = compute or ComputeSettings(), processes or Processes(verifier.language_model.device.type)
     identity = _identity(verifier, split, settings, compute)
-    state, is_finished = read_state(folder / CHECKPOINT), (folder / "verifier.json").exists()
-    processes.check_same(
-        (identity, state and state["step"], is_finished),
-        "the processes do not see the same trees, base weights or checkpoints; give all machines the same folders",
-    )
-    if state is not None and state["identity"] != identity:
-        raise ValueError(
-            f"{folder / CHECKPOINT} is of a run with other settings, trees or base weights; "
-            "choose another --out, or delete it to start again"
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder) if processes.is_main else nullcontext():
+        state, is_finished = read_state(folder / CHECKPOINT), (folder / "verifier.json").exists()
+        processes.check_same(
+            (identity, state and state["step"], is_finished),
+            "the processes do not see the same trees, base weights or checkpoints; give all machines the same folders",
         )
-    if state is None and is_finished:
-        return _finished(verifier, folder, identity)
-    notes = tuple(prepared.notes(verifier.max_positions))
-    run = Run(verifier, split, settings, compute, processes, folder, identity, watch if processes.is_main else None)
-    if state is not None:
-        run.restore(state)
-    run.train()
-    return run.save_verifier(notes)
+        if state is not None and state["identity"] != identity:
+            raise ValueError(
+                f"{folder / CHECKPOINT} is of a run with other settings, trees or base weights; "
+                "choose another --out, or delete it to start again"
+            )
+        if state is None and is_finished:
+            return _finished(verifier, folder, identity)
+        notes = tuple(prepared.notes(verifier.max_positions))
+        run = Run(verifier, split, settings, compute, processes, folder, identity, watch if processes.is_main else None)
+        if state is not None:
+            run.restore(state)
+        run.train()
+        return run.save_verifier(notes)
 
 
 def _other_problems(training: Sequence[Example], validation: list[Example]) -> list[Example]:
