@@ -15,13 +15,15 @@ import gc
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from arts.tree import Node, Problem, ReasoningTree, Rollout, Step, StopReason, Usage, Verdict
+
+R = TypeVar("R")
 
 FORMAT = 1
 _LOCK_ATTEMPTS = 5
@@ -79,6 +81,33 @@ def _writing_to(folder: Path) -> Iterator[None]:
 
 def dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def read_lines(path: Path, parse: Callable[[Any], R], *, repair: bool = False, hint: str = "") -> Iterator[R]:
+    """What the lines of a JSON lines file hold, up to the last whole one; nothing where there is no file.
+
+    Args:
+        repair: cut a torn last line off, so that appending goes on behind it. False for those who only look: another
+            process may be writing that line now.
+        hint: what to do about a damaged line.
+
+    Raises:
+        ValueError: a line is damaged; names file and line.
+    """
+    if not path.exists():
+        return
+    # Bytes: the cut may be inside a character, and text has line ends of its own that JSON does not escape.
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if repair and whole < len(content):
+        with _writing_to(path.parent):
+            os.truncate(path, whole)
+    for number, line in enumerate(content[:whole].splitlines(), start=1):
+        try:
+            found = parse(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} line {number} is damaged ({error}){hint}") from error
+        yield found
 
 
 # --- trees as JSON ----------------------------------------------------------------------------------------------------
@@ -214,26 +243,10 @@ class Collection:
         """The replies that reached the disk.
 
         Args:
-            repair: cut a torn last line off, so that appending goes on behind it. False for those who only look:
-                another process may be writing that line now.
+            repair: as in `read_lines`.
         """
-        path = self._journal_path(shard)
-        if not path.exists():
-            return []
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if repair and whole < len(content):
-            with _writing_to(self.folder), path.open("r+b") as file:
-                file.truncate(whole)
-        rows = []
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                rows.append(_journal_row(json.loads(line)))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(
-                    f"{path} line {number} is damaged ({error}); delete the file to draw this shard again"
-                ) from error
-        return rows
+        hint = "; delete the file to draw this shard again"
+        return list(read_lines(self._journal_path(shard), _journal_row, repair=repair, hint=hint))
 
     def append(self, shard: int, rows: Sequence[JournalRow]) -> None:
         """Put replies on disk; they count once this returns. Where that fails, the journal is as it was."""

@@ -96,6 +96,7 @@ def test_a_run_that_was_cut_goes_on_and_searches_nothing_twice(tmp_path: Path, s
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     there = {(row.spec, row.problem) for row in read_rows(tmp_path)}
+    assert path.read_bytes() == content[: int(share * len(content))], "who only looks repairs nothing"
     assert len(there) == content[: int(share * len(content))].count(b"\n")
     proposer = CountingProposer()
     assert search(tmp_path, proposer=proposer) == whole
@@ -175,7 +176,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     for damaged in ("{\n", "3\n", "{}\n", json.dumps(json.loads(lines[1]) | {"colour": "red"}) + "\n"):
         path.write_text("".join([lines[0], damaged, *lines[2:]]))
-        with pytest.raises(ValueError, match=rf"{ROWS} line 2 is damaged: "):
+        with pytest.raises(ValueError, match=rf"{ROWS} line 2 is damaged "):
             search(tmp_path)
     (tmp_path / HEADER).write_text("[")
     with pytest.raises(ValueError, match=rf"{HEADER} is damaged: "):
@@ -353,9 +354,10 @@ def test_trees_are_kept_beside_their_rows_and_a_run_that_was_cut_keeps_each_once
         verdict = None if one.answer is None else one.tree.nodes[one.answer].verdict
         assert (verdict is not None and verdict.correct) == row.correct
     content = (tmp_path / TREES).read_bytes()
-    (tmp_path / TREES).write_bytes(content[: len(content) * 2 // 3])
+    (tmp_path / TREES).write_bytes(cut := content[: len(content) * 2 // 3])
     there = len(read_searched_trees(tmp_path))
     assert there < len(found)
+    assert (tmp_path / TREES).read_bytes() == cut, "who only looks repairs nothing: it may be written just now"
     assert search(tmp_path, keep_trees=TreeFile(tmp_path, ScoreScale())) == rows
     assert sorted((tmp_path / TREES).read_bytes().splitlines()) == sorted(content.splitlines())
 

@@ -21,7 +21,7 @@ from arts.search.program import Search
 from arts.search.result import SearchResult
 from arts.search.strategies import parse_strategy
 from arts.search.strategy import Strategy
-from arts.store import dump, only_writer, write_atomically
+from arts.store import dump, only_writer, read_lines, write_atomically
 from arts.tree import Problem
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def complete_rows(
         # A search that failed is tried again, and so is one without the curve or the tree that is asked for now.
         rows = {
             (row.spec, row.problem): row
-            for row in read_rows(folder)
+            for row in read_rows(folder, repair=True)
             if not row.failed
             and (row.curve or not keep_curves)
             and (keep_trees is None or keep_trees.has(row.spec, row.problem))
@@ -197,31 +197,17 @@ def search_problems(
         yield _row(spec, problems[place], result), result
 
 
-def read_rows(folder: Path) -> list[SearchRow]:
+def read_rows(folder: Path, *, repair: bool = False) -> list[SearchRow]:
     """The rows of a folder, of equal keys the last one.
 
-    A last line that was cut off is taken out of the file.
+    Args:
+        repair: as in `arts.store.read_lines`.
 
     Raises:
         ValueError: a line is damaged.
     """
-    path = folder / ROWS
-    if not path.exists():
-        return []
-    # Bytes: the cut may be inside a character, and text has line ends of its own that JSON does not escape.
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-    rows: dict[tuple[SearchSpec, str], SearchRow] = {}
-    for number, line in enumerate(content[:whole].splitlines(), start=1):
-        try:
-            row = _from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} line {number} is damaged: {error}") from error
-        rows[row.spec, row.problem] = row
-    return list(rows.values())
+    rows = read_lines(folder / ROWS, _from_json, repair=repair)
+    return list({(row.spec, row.problem): row for row in rows}.values())
 
 
 class SpecSummary(NamedTuple):
