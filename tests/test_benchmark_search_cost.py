@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from arts.search.tree import SearchTree
+
 
 @pytest.fixture
 def search_cost(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -60,3 +62,22 @@ def test_overhead_fills_trees_up_to_their_size(search_cost: ModuleType, tmp_path
     rows = rows_of(search_cost, tmp_path / "rows.jsonl", **options)
     assert [(row["strategy"], row["nodes"]) for row in rows] == [(name, size) for name in names for size in (10, 100)]
     assert {row["stopped"] for row in rows} == {"budget"}
+
+
+@pytest.mark.parametrize("strategy", ["arts:settled=1.01,give_up=0", "arts:settled=1.01"])
+def test_an_answer_is_looked_at_a_few_times_however_many_come_after_it(
+    search_cost: ModuleType, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """Though a strategy that ends is begun again until the budget is spent."""
+    num_looks = 0
+    look = SearchTree.path_log_score
+
+    def counted(tree: SearchTree, node: int) -> float:
+        nonlocal num_looks
+        num_looks += 1
+        return look(tree, node)
+
+    monkeypatch.setattr(SearchTree, "path_log_score", counted)
+    (row,) = search_cost.overhead(strategy, [8000])
+    assert row["nodes"] == 8000
+    assert 0 < num_looks < 5 * 3 * 8000 / 8, "of five runs; an answer has eight nodes"

@@ -49,6 +49,8 @@ class SearchTree:
         self.log_score: list[float | None] = [None]
         self.answers: list[int] = []
         "finished solutions, in the order they were first drawn"
+        self.answer_tokens = 0
+        "of all of these paths"
         self.counts: Counter[str] = Counter()
         """Draws that led to no answer, by what went wrong: `failed` (the proposer), `unfinished` (the token limit),
         `empty`, `repeated`; a draw may have two of them."""
@@ -232,10 +234,14 @@ class SearchTree:
         if step.stop is StopReason.EOS and not text.strip(_BLANK):
             self._dead[node] = "empty"
         elif step.stop is StopReason.EOS and not self._scored:
-            self.answers.append(node)
+            self._add_answer(node)
         elif step.stop is StopReason.STOP and (fault := self._dead_end(node)):
             self._dead[node] = fault
         return node
+
+    def _add_answer(self, node: int) -> None:
+        self.answers.append(node)
+        self.answer_tokens += self.num_tokens[node]
 
     def _dead_end(self, node: int) -> str | None:
         """Why going on below a step is of no use."""
@@ -259,7 +265,7 @@ class SearchTree:
         """Keep the scores of nodes; finished ones become answers, in this order."""
         for node, score in zip(nodes, log_scores, strict=True):
             if self._scored and self.log_score[node] is None and self.is_answer(node):
-                self.answers.append(node)
+                self._add_answer(node)
             self.log_score[node] = float(score)
 
     # --- afterwards ---------------------------------------------------------------------------------------------------

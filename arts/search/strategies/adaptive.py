@@ -48,17 +48,17 @@ class Adaptive(Strategy):
     def grow(self, tree: SearchTree, rng: random.Random) -> Waves:
         step_by_step = self.give_up > 0 and tree.scale.inner_is_value
         failed = sum(tree.num_draws[node] for node in tree.children[0])
-        answers, tokens, begun = 0, 0, 0
+        begun = 0
         while begun < self.n:
             count = min(self.n - begun, max(1, int(self.growth * failed)) if failed else self.first)
             active = [0] * count
             while active:
                 ends = yield [Expand(node, times, whole=not step_by_step) for node, times in Counter(active).items()]
-                new = tree.answers[answers:]
-                if any(tree.path_value(node) >= self.settled for node in new):
+                best = tree.best_answer()
+                if best is not None and tree.path_value(best) >= self.settled:
                     return "settled"
-                answers, tokens = answers + len(new), tokens + sum(tree.num_tokens[node] for node in new)
-                length = tokens / answers if answers else math.inf  # then nothing is promised, and nothing given up
+                # Without an answer nothing is promised, and nothing given up.
+                length = tree.answer_tokens / len(tree.answers) if tree.answers else math.inf
                 least = self.least_promise(tree, failed, length)
                 reached = [node for children in ends for node in children if step_by_step and tree.is_open(node)]
                 active = [node for node in reached if self.promise(tree, node, length) >= least]
