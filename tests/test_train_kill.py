@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from safetensors import safe_open
 from tiny_verifier import save_backbone
 
 from arts.build import build_proposer, build_task
@@ -55,12 +54,14 @@ def finish_here(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def checkpointed_step(out: Path) -> int:
-    """0 before the first checkpoint, or after the last one was removed."""
+    """0 before the first checkpoint, or after the last one was removed. Safetensors opens a file twice, between which
+    the run may put the next one in its place; so its header is read here."""
     try:
-        with safe_open(out / "checkpoint.safetensors", framework="pt") as file:
-            return int(json.loads(file.metadata()["state"])["step"])
+        with (out / "checkpoint.safetensors").open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     except FileNotFoundError:
         return 0
+    return int(json.loads(header["__metadata__"]["state"])["step"])
 
 
 def kill_at(arguments: list[str], out: Path, step: int) -> int:
