@@ -46,8 +46,14 @@ def replace_on_disk(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder while files are written to it. Raises ValueError where another process holds it."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Hold a folder, which is made where it is missing, while files are written to it.
+
+    Raises:
+        ValueError: another process holds it, or it cannot be made.
+    """
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -71,7 +77,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
+def writing_to(folder: Path) -> Iterator[None]:
     """Turn a full disk, a read-only folder and the like into one sentence."""
     try:
         yield
@@ -100,7 +106,7 @@ def read_lines(path: Path, parse: Callable[[Any], R], *, repair: bool = False, h
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if repair and whole < len(content):
-        with _writing_to(path.parent):
+        with writing_to(path.parent):
             os.truncate(path, whole)
     for number, line in enumerate(content[:whole].splitlines(), start=1):
         try:
@@ -224,7 +230,7 @@ class Collection:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for writing; a second process gets a ValueError instead of a mixed journal."""
-        with _writing_to(self.folder):
+        with writing_to(self.folder):
             file = (self.folder / ".lock").open("w")
         with file:
             for attempt in range(_LOCK_ATTEMPTS):
@@ -251,7 +257,7 @@ class Collection:
     def append(self, shard: int, rows: Sequence[JournalRow]) -> None:
         """Put replies on disk; they count once this returns. Where that fails, the journal is as it was."""
         content = "".join(dump(_journal_row_to_json(row)) + "\n" for row in rows).encode()
-        with _writing_to(self.folder), self._journal_path(shard).open("ab", buffering=0) as file:
+        with writing_to(self.folder), self._journal_path(shard).open("ab", buffering=0) as file:
             size, left = file.tell(), memoryview(content)
             try:
                 while left:
@@ -266,7 +272,7 @@ class Collection:
 
     def finish_shard(self, shard: int, trees: Sequence[ReasoningTree], *, keep_journal: bool = False) -> None:
         """Write the trees; a journal that is kept says that some of them lack draws that failed."""
-        with _writing_to(self.folder):
+        with writing_to(self.folder):
             write_atomically(self.shard_path(shard), "".join(dump(tree_to_json(tree)) + "\n" for tree in trees))
         if not keep_journal:
             self.drop_journal(shard)
@@ -295,7 +301,7 @@ class Collection:
 
     def drop_journal(self, shard: int) -> None:
         """Remove the journal of a finished shard; a crash right after the rename leaves it there."""
-        with _writing_to(self.folder):
+        with writing_to(self.folder):
             self._journal_path(shard).unlink(missing_ok=True)
 
     def _journal_path(self, shard: int) -> Path:
@@ -328,7 +334,7 @@ def create_collection(folder: Path, header: Mapping[str, Any], *, about: Mapping
             )
         return Collection(folder, found)
     whole = {**wanted, "about": dict(about or {})}
-    with _writing_to(folder):
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
     return Collection(folder, whole)

@@ -178,7 +178,10 @@ def test_an_interrupted_run_waits_no_longer_than_a_whole_one(tmp_path: Path) -> 
     again = train_grpo(shipped(), Never(), settings, tmp_path / "run")
     assert replace(again, model=whole.model) == whole
     (tmp_path / "run" / "grpo.json").unlink()  # as if stopped between the last checkpoint and the result
-    (tmp_path / "run" / "checkpoints" / "checkpoint-5").mkdir()  # as if killed while it was written
+    for number, state in ((5, None), (6, "{")):  # as if killed while it was written
+        (tmp_path / "run" / "checkpoints" / f"checkpoint-{number}").mkdir()
+        if state:
+            (tmp_path / "run" / "checkpoints" / f"checkpoint-{number}" / "trainer_state.json").write_text(state)
     again = train_grpo(shipped(), Never(), settings, tmp_path / "run")
     assert replace(again, model=whole.model) == whole
 

@@ -25,6 +25,7 @@ from arts.baselines.runs import (
     write_result,
 )
 from arts.lm.load import LanguageModel, TokenizerFolder
+from arts.store import only_writer
 from arts.tree import ReasoningTree
 
 RESULT = "finetune.json"
@@ -109,35 +110,36 @@ def finetune(
     if not examples:
         raise ValueError("there is no right solution in these trees to learn from; draw or search more problems")
     described = {"model": language_model.fingerprint, "num_solutions": len(examples), **asdict(settings)}
-    claim(out, described)
-    if (out / RESULT).is_file():
-        found = json.loads((out / RESULT).read_text())["result"]
-        return FinetuneResult(**{**found, "model": Path(found["model"])})
-    checkpoints = out / "checkpoints"
-    num_steps = settings.num_epochs * -(-len(examples) // settings.batch_size)
-    with without_news():
-        trainer = SFTTrainer(
-            model=language_model.model,
-            args=_config(language_model, settings, checkpoints, num_steps),
-            train_dataset=_dataset(examples),
-            processing_class=language_model.tokenizer,
-            callbacks=[_Watch(watch)],
-            peft_config=lora_config() if settings.tuning == "lora" else None,
+    with only_writer(out):
+        claim(out, described)
+        if (out / RESULT).is_file():
+            found = json.loads((out / RESULT).read_text())["result"]
+            return FinetuneResult(**{**found, "model": Path(found["model"])})
+        checkpoints = out / "checkpoints"
+        num_steps = settings.num_epochs * -(-len(examples) // settings.batch_size)
+        with without_news():
+            trainer = SFTTrainer(
+                model=language_model.model,
+                args=_config(language_model, settings, checkpoints, num_steps),
+                train_dataset=_dataset(examples),
+                processing_class=language_model.tokenizer,
+                callbacks=[_Watch(watch)],
+                peft_config=lora_config() if settings.tuning == "lora" else None,
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train(resume_from_checkpoint=checkpoint_before(checkpoints, num_steps))
+        save_model(trainer, language_model, out / "model", merge=settings.tuning == "lora")
+        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        last_epoch = losses[-max(1, len(losses) // settings.num_epochs) :]
+        result = FinetuneResult(
+            model=out / "model",
+            num_problems=len({example.problem for example in examples}),
+            num_solutions=len(examples),
+            trained_tokens=settings.num_epochs * sum(len(one.prompt_ids) + len(one.solution_ids) for one in examples),
+            loss=sum(last_epoch) / len(last_epoch),
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=checkpoint_before(checkpoints, num_steps))
-    save_model(trainer, language_model, out / "model", merge=settings.tuning == "lora")
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    last_epoch = losses[-max(1, len(losses) // settings.num_epochs) :]
-    result = FinetuneResult(
-        model=out / "model",
-        num_problems=len({example.problem for example in examples}),
-        num_solutions=len(examples),
-        trained_tokens=settings.num_epochs * sum(len(one.prompt_ids) + len(one.solution_ids) for one in examples),
-        loss=sum(last_epoch) / len(last_epoch),
-    )
-    write_result(trainer, out / RESULT, described, result)
-    return result
+        write_result(trainer, out / RESULT, described, result)
+        return result
 
 
 def _config(language_model: LanguageModel, settings: FinetuneSettings, checkpoints: Path, num_steps: int) -> SFTConfig:

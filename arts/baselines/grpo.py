@@ -8,11 +8,13 @@ step's tokens are in its log, hence the bill of an interrupted run is complete. 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -28,6 +30,7 @@ from arts.baselines.runs import (
 )
 from arts.lm.load import LanguageModel
 from arts.protocols import Task
+from arts.store import only_writer
 from arts.tree import Problem, text_of
 
 SMALL_MODEL = 100_000_000  # weights; below it the default learning rate is that of models trained from scratch
@@ -180,35 +183,36 @@ def train_grpo(
             "training; ask for fewer problems an update, or take a task with more"
         )
     config = build_config(language_model, task, settings, out / "checkpoints", num_validation=len(validation))
-    claim_together(out, described)
-    if (out / RESULT).is_file():
-        return _read_result(out)
-    checkpoints = out / "checkpoints"
-    last = checkpoint_before(
-        checkpoints, settings.max_updates, lambda state: _num_worse(state["log_history"]) >= settings.patience
-    )
-    config.eval_on_start &= last is None
-    try:
+    with only_writer(out) if PartialState().is_main_process else nullcontext():
+        claim_together(out, described)
+        if (out / RESULT).is_file():
+            return _read_result(out)
+        checkpoints = out / "checkpoints"
+        last = checkpoint_before(
+            checkpoints, settings.max_updates, lambda state: _num_worse(state["log_history"]) >= settings.patience
+        )
+        config.eval_on_start &= last is None
+        try:
+            with without_news():
+                trainer = trainer_class(
+                    model=language_model.model,
+                    reward_funcs=reward_by(task, [*train, *validation], config, eos_ids(language_model)),
+                    args=config,
+                    train_dataset=_dataset(language_model, train, first=0),
+                    eval_dataset=_dataset(language_model, validation, first=len(train)) if validation else None,
+                    processing_class=language_model.tokenizer,
+                    callbacks=[_Watch(watch), *([_Patience(settings.patience)] if validation else [])],
+                    peft_config=lora_config() if settings.tuning == "lora" else None,
+                )
+        except ImportError as error:  # what an option of TRL needs, such as vLLM
+            raise ValueError(f"TRL needs something that is not installed: {error}") from error
+        trainer.remove_callback(PrinterCallback)
         with without_news():
-            trainer = trainer_class(
-                model=language_model.model,
-                reward_funcs=reward_by(task, [*train, *validation], config, eos_ids(language_model)),
-                args=config,
-                train_dataset=_dataset(language_model, train, first=0),
-                eval_dataset=_dataset(language_model, validation, first=len(train)) if validation else None,
-                processing_class=language_model.tokenizer,
-                callbacks=[_Watch(watch), *([_Patience(settings.patience)] if validation else [])],
-                peft_config=lora_config() if settings.tuning == "lora" else None,
-            )
-    except ImportError as error:  # what an option of TRL needs, such as vLLM
-        raise ValueError(f"TRL needs something that is not installed: {error}") from error
-    trainer.remove_callback(PrinterCallback)
-    with without_news():
-        trainer.train(resume_from_checkpoint=last)
-    save_model(trainer, language_model, out / "model", merge=settings.tuning == "lora")
-    result = _result(trainer, settings, out)
-    write_result(trainer, out / RESULT, described, result)
-    return result
+            trainer.train(resume_from_checkpoint=last)
+        save_model(trainer, language_model, out / "model", merge=settings.tuning == "lora")
+        result = _result(trainer, settings, out)
+        write_result(trainer, out / RESULT, described, result)
+        return result
 
 
 class _Patience(EarlyStoppingCallback):  # type: ignore[misc]

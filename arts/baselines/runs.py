@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from arts.lm.load import LanguageModel
-from arts.store import write_atomically
+from arts.store import write_atomically, writing_to
 
 
 def check_one_process(command: str) -> None:
@@ -47,17 +47,25 @@ def claim(out: Path, described: Mapping[str, Any]) -> None:
     path = out / "settings.json"
     text = json.dumps(described, indent=2, default=str) + "\n"
     if path.is_file():
-        before, now = json.loads(path.read_text()), json.loads(text)
+        before, now = _read_json(path), json.loads(text)
         differ = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
         if differ:
             raise ValueError(
                 f"{out} holds a run with another {', '.join(differ)}; give another --out, or remove that folder"
             )
         return
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(one.suffix != ".tmp" for one in out.iterdir()):
         raise ValueError(f"{out} holds something else than such a run; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, or give another --out") from error
 
 
 def claim_together(out: Path, described: Mapping[str, Any]) -> None:
@@ -83,9 +91,11 @@ def checkpoint_before(
     """
     steps = sorted((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")), reverse=True)
     for one in steps:
-        state = folder / f"checkpoint-{one}" / "trainer_state.json"  # which trainers write last
-        if one < step and state.is_file() and not is_over(json.loads(state.read_text(encoding="utf-8"))):
-            return str(state.parent)
+        path = folder / f"checkpoint-{one}"
+        with suppress(OSError, ValueError):  # trainers write the state last, and in place: not there, or torn
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            if one < step and not is_over(state):
+                return str(path)
     return None
 
 

@@ -129,7 +129,6 @@ def complete_rows(
     specs = list(dict.fromkeys(specs))
     for spec in specs:
         spec.build()  # mistakes are said before any work
-    folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
         _check_header(folder / HEADER, header)
         # A search that failed is tried again, and so is one without the curve or the tree that is asked for now.

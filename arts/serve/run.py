@@ -15,9 +15,8 @@ import uvicorn
 
 from arts.serve.service import Service
 
-_LAST_S = (
-    30  # for a local model's batch that cannot be interrupted, and to send what the searches had when they were ended
-)
+_LAST_S = 5  # to send what the searches had when they were ended
+_BATCH_S = 25  # for a local model's batch, which cannot be interrupted
 _INTERRUPTED = 128 + signal.SIGINT
 _ADVICE = {
     errno.EADDRINUSE: "another program listens there; end it, or give another --port",
@@ -90,6 +89,8 @@ class GracefulServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         ending = threading.Thread(target=self._service.engine.close, name="arts-ending")
         timer = asyncio.get_running_loop().call_later(self._shutdown_s, ending.start)
+        if self._service.gate.num_inside:
+            self.config.timeout_graceful_shutdown = self._shutdown_s + _BATCH_S + _LAST_S
         await super().shutdown(sockets)
         timer.cancel()
 

@@ -62,7 +62,6 @@ def train(
         split = prepared.examples, _other_problems(prepared.examples, kept)
     compute, processes = compute or ComputeSettings(), processes or Processes(verifier.language_model.device.type)
     identity = _identity(verifier, split, settings, compute)
-    folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder) if processes.is_main else nullcontext():
         state, is_finished = read_state(folder / CHECKPOINT), (folder / "verifier.json").exists()
         processes.check_same(

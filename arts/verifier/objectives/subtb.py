@@ -135,10 +135,10 @@ def _jumps(parent: torch.Tensor) -> list[torch.Tensor]:
     """The ancestors 1, 2, 4, ... steps above every node [N + 1]; N, which stands for none, where there is none."""
     num_nodes = len(parent)
     jump = torch.cat([torch.where(parent < 0, num_nodes, parent), parent.new_tensor([num_nodes])])
-    jumps = [jump]
-    for _ in range(num_nodes.bit_length() - 1):  # no tree is deeper; to ask how deep would wait for the device
-        jump = jump[jump]
+    jumps: list[torch.Tensor] = []
+    while bool((jump < num_nodes).any()):
         jumps.append(jump)
+        jump = jump[jump]
     return jumps
 
 
@@ -159,6 +159,8 @@ def _squares_above(
     as sums of squares of large levels would leave nothing of small differences.
     """
     level, weight = _with_none(level), _with_none(near)
+    if not jumps:
+        return torch.zeros_like(near)
     weight = torch.where(jumps[0] < len(near), weight, 0.0)
     mean = level[jumps[0]] - level  # of level(u) - level(v)
     spread = torch.zeros_like(level)
