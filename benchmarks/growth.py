@@ -1,6 +1,6 @@
 """Does a unit of work cost the same however much there is of it? Commands as problems grow, trees as nodes grow.
 
-    python benchmarks/growth.py                                 # all of it: 40 minutes of a core; goes on if stopped
+    python benchmarks/growth.py                                 # all of it: an hour of a core; goes on if stopped
     python benchmarks/growth.py --part stages --world table --size 100 --size 1000 --out growth.jsonl
     python benchmarks/growth.py --part trees --nodes 1000 --operation pack
     python benchmarks/growth.py --part searches --strategy dts

@@ -133,7 +133,7 @@ class Run:
         norm = self.processes.clip(list(self.parameters.values()), self.settings.max_grad_norm)
         is_due = self.processes.is_main and time.monotonic() - self.saved >= self.settings.checkpoint_every_s
         summed = self.processes.sum(torch.stack([loss, torch.full_like(loss, is_due)]))
-        found, due, found_norm = torch.cat([summed, norm[None]]).tolist()  # the one wait for the device in a step
+        found, due, found_norm = torch.cat([summed, norm[None]]).tolist()  # our one wait for the device
         self._update(math.isfinite(found) and math.isfinite(found_norm))
         return found, due > 0
 
