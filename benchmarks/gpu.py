@@ -33,6 +33,7 @@ from search_overhead import FixedSteps, fixed_search
 from transformers import AutoModel, AutoModelForCausalLM, Qwen2Config
 
 from arts.build import about
+from arts.files import dump, write_atomically
 from arts.lm.load import LanguageModel, quiet, use_threads
 from arts.lm.tree_attention import use_tree_attention
 from arts.proposers.hf import HFProposer
@@ -41,7 +42,6 @@ from arts.search.budget import Budget
 from arts.search.driver import run_batched
 from arts.search.result import SearchResult
 from arts.search.whole_path import WholePathScorer
-from arts.store import dump, write_atomically
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, build_tree
 from arts.verifier.model import FlowVerifier, VerifierSettings
 from arts.verifier.processes import arithmetic

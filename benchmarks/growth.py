@@ -24,7 +24,7 @@ from growth_stages import WORLDS, stage_rows
 from plan_problem import Work, measure
 
 from arts.build import about
-from arts.store import dump
+from arts.files import dump
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,12 +17,13 @@ import torch
 
 from arts.evaluate.run import evaluate_trees
 from arts.facts import TreeFacts
+from arts.files import dump
 from arts.lm.packing import join_packed, pack_tree, split_nodes
 from arts.pages.tree import tree_markup
 from arts.protocols import ScoredTrees
 from arts.residuals import tree_residuals
 from arts.sparse_deep_fork import fork_cost
-from arts.store import dump, tree_from_json, tree_to_json
+from arts.store import tree_from_json, tree_to_json
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Verdict, build_tree
 from arts.verifier.objectives import OBJECTIVES, RewardSettings, join_targets
 from arts.verifier.scorer import MAX_PACKED_TOKENS

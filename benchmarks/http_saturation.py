@@ -34,11 +34,12 @@ from rich.table import Table
 
 from arts.build import about
 from arts.collect import collect
+from arts.files import dump
 from arts.net.client import Client
 from arts.proposers.capabilities import Capabilities, chat_messages
 from arts.proposers.openai_http import OpenAIProposer, ServerSettings
 from arts.sparse_deep_fork import CollectSettings
-from arts.store import Collection, JournalRow, dump
+from arts.store import Collection, JournalRow
 from arts.tasks.toy import ToyTask
 
 Row = dict[str, Any]

@@ -30,10 +30,11 @@ from transformers import AutoModel, Qwen2Config
 
 from arts.build import about, build_new_verifier, build_proposer, build_task
 from arts.collect import collect
+from arts.files import dump
 from arts.lm.load import LanguageModel, use_threads
 from arts.lm.packing import PackedTree, join_packed, pack_tree
 from arts.sparse_deep_fork import CollectSettings
-from arts.store import dump, open_collection
+from arts.store import open_collection
 from arts.tree import ReasoningTree
 from arts.verifier.model import FlowVerifier, VerifierSettings
 

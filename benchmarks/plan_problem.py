@@ -14,7 +14,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from arts.facts import TreeFacts
-from arts.store import JournalRow, _journal_row_to_json, dump, tree_from_json, tree_to_json
+from arts.files import dump
+from arts.store import JournalRow, _journal_row_to_json, tree_from_json, tree_to_json
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Usage, Verdict, build_tree
 
 

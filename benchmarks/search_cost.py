@@ -32,6 +32,7 @@ from search_overhead import VOCABULARY, FixedSteps, fixed_search, overhead
 from transformers import AutoModel, Qwen2Config
 
 from arts.build import about, build_task, build_verifier, proposer_folder
+from arts.files import dump
 from arts.lm.load import LanguageModel, load_causal_lm, quiet, use_threads
 from arts.proposers.hf import HFProposer
 from arts.protocols import ScoredTrees, StepScorer
@@ -41,7 +42,6 @@ from arts.search.program import Search
 from arts.search.result import SearchResult
 from arts.search.strategies import parse_strategy
 from arts.search.whole_path import WholePathScorer
-from arts.store import dump
 from arts.tree import ReasoningTree
 from arts.verifier.model import FlowVerifier, VerifierSettings
 from arts.verifier.scorer import FlowScorer

@@ -31,15 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from arts.build import about
-from arts.store import (
-    Collection,
-    JournalRow,
-    _journal_row_to_json,
-    create_collection,
-    dump,
-    open_collection,
-    tree_to_json,
-)
+from arts.files import dump
+from arts.store import Collection, JournalRow, _journal_row_to_json, create_collection, open_collection, tree_to_json
 from arts.tree import Problem, Rollout, Step, StopReason, Usage, Verdict, build_tree
 
 Row = dict[str, Any]

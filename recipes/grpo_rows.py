@@ -25,8 +25,9 @@ from arts.evaluate.metrics import (
     vote_accuracy,
 )
 from arts.evaluate.searches import read_rows
+from arts.files import dump
 from arts.lm.load import quiet, use_threads
-from arts.store import dump, load_trees, open_collection
+from arts.store import load_trees, open_collection
 from arts.tree import ReasoningTree
 from arts.verifier.scorer import FlowScorer
 

@@ -32,10 +32,11 @@ from arts.evaluate.metrics import (
     read_log_flows,
 )
 from arts.evaluate.ranks import rank_correlation
+from arts.files import dump
 from arts.lm.load import quiet, use_threads
 from arts.options import parse_options
 from arts.protocols import Aggregation, ScoredTrees
-from arts.store import dump, load_trees, open_collection
+from arts.store import load_trees, open_collection
 from arts.tree import ReasoningTree, Rollout, Step, build_tree
 from arts.verifier.model import VerifierSettings
 from arts.verifier.objectives import OBJECTIVES, build_objective

@@ -21,8 +21,9 @@ import numpy as np
 
 from arts.evaluate.metrics import Estimate, paired_bootstrap
 from arts.evaluate.searches import SearchRow, SearchSpec, read_rows, shown, summarize
+from arts.files import dump
 from arts.search.budget import Bill
-from arts.store import dump, load_trees
+from arts.store import load_trees
 from arts.tree import ReasoningTree
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,12 +10,12 @@ import pytest
 
 from arts.collect import collect
 from arts.evaluate.searches import SearchSpec, run_specs
+from arts.files import dump
 from arts.proposers.table import TableProposer
 from arts.protocols import ScoreScale
 from arts.score_function import FunctionScorer
 from arts.search.whole_path import WholePathScorer
 from arts.sparse_deep_fork import CollectSettings
-from arts.store import dump
 from arts.tasks.toy import ToyTask
 from arts.tree import Problem
 

@@ -23,12 +23,12 @@ from arts.evaluate.searches import (
     summarize,
     table_lines,
 )
+from arts.files import only_writer
 from arts.pages.links import Group
 from arts.proposers.table import TableProposer
 from arts.protocols import Reply, Request, ScoreReply, ScoreRequest, ScoreScale
 from arts.search.budget import Bill
 from arts.search.strategies import STRATEGIES
-from arts.store import only_writer
 from arts.tasks.toy import ToyTask
 
 TASK = ToyTask(3, 3)

@@ -16,18 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arts import store
+from arts.files import dump, write_atomically
 from arts.store import (
     FORMAT,
     Collection,
     JournalRow,
     create_collection,
-    dump,
     load_trees,
     open_collection,
     read_trees,
     tree_from_json,
     tree_to_json,
-    write_atomically,
 )
 from arts.tree import Node, Problem, ReasoningTree, Rollout, Step, StopReason, Usage, Verdict, build_tree
 

@@ -23,8 +23,8 @@ from tiny_verifier import (
     save_backbone,
 )
 
+from arts.files import only_writer
 from arts.lm.packing import PackedBatch
-from arts.store import only_writer
 from arts.tree import Problem, ReasoningTree, Rollout, Step, StopReason, Verdict, build_tree
 from arts.verifier import scorer as scorer_module
 from arts.verifier import training_run

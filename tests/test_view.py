@@ -21,10 +21,11 @@ from view_trees import HOSTILE, big_tree, chain, hostile_trees, latex_tree, mixe
 
 from arts.cli import main
 from arts.evaluate.rows import write_rows
+from arts.files import dump
 from arts.pages.links import Group, group_link, tree_link, unique_keys
 from arts.protocols import ScoreScale
 from arts.residuals import tree_residuals
-from arts.store import create_collection, dump, tree_to_json
+from arts.store import create_collection, tree_to_json
 from arts.tree import Problem, ReasoningTree
 from arts.view.columns import choose_end, count_ends, tree_columns
 from arts.view.groups import usual_groups

@@ -24,8 +24,8 @@ from arts.baselines.runs import (
     without_news,
     write_result,
 )
+from arts.files import only_writer
 from arts.lm.load import LanguageModel, TokenizerFolder
-from arts.store import only_writer
 from arts.tree import ReasoningTree
 
 RESULT = "finetune.json"

@@ -28,9 +28,9 @@ from arts.baselines.runs import (
     without_news,
     write_result,
 )
+from arts.files import only_writer
 from arts.lm.load import LanguageModel
 from arts.protocols import Task
-from arts.store import only_writer
 from arts.tree import Problem, text_of
 
 SMALL_MODEL = 100_000_000  # weights; below it the default learning rate is that of models trained from scratch

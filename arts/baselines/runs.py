@@ -12,8 +12,8 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from arts.files import write_atomically, writing_to
 from arts.lm.load import LanguageModel
-from arts.store import write_atomically, writing_to
 
 
 def check_one_process(command: str) -> None:

@@ -81,8 +81,8 @@ def _toy(out: Path | None, report: bool, seed: int) -> None:
     from rich.console import Console
 
     from arts.build import about
+    from arts.files import write_atomically
     from arts.squeeze.toy import print_toy, toy_squeeze
-    from arts.store import write_atomically
 
     found = toy_squeeze(seed=seed)
     print_toy(found, Console())

@@ -20,8 +20,8 @@ from arts.evaluate.calibrators import FITS, Calibrator, calibrator_from_json, si
 from arts.evaluate.metrics import Floats, chosen_aggregation, path_score
 from arts.evaluate.reliability import NUM_BINS, Pairs, Quality, measure_quality
 from arts.facts import TreeFacts
+from arts.files import write_atomically
 from arts.protocols import Aggregation, ScoredTrees, ScoreScale
-from arts.store import write_atomically
 from arts.tree import ReasoningTree
 
 Where = Literal["answers", "inner"]

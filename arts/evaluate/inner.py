@@ -15,8 +15,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from arts.files import dump, write_atomically
 from arts.protocols import Proposer, Reply, Request, Task
-from arts.store import dump, write_atomically
 from arts.tree import Node, ReasoningTree, Step, StopReason, Usage
 
 _NODES_AT_ONCE = 64  # prefixes in one call of the proposer

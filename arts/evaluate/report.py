@@ -25,11 +25,11 @@ from arts.evaluate.table import (
     percent,
     verifier_label,
 )
+from arts.files import write_atomically
 from arts.pages.charts import Bar, Series, Style, bar_chart, line_chart
 from arts.pages.html import Markup, element, join, page, section, table
 from arts.pages.links import Group, group_link, made_by, tree_link, unique_keys
 from arts.pages.tree import tree_markup
-from arts.store import write_atomically
 from arts.tree import ReasoningTree
 
 _VERIFIER_ROLES = ("arts", "second", "third")  # colours; a fourth verifier starts over

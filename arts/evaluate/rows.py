@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from arts.evaluate.metrics import chosen_aggregation, path_score
+from arts.files import dump, write_atomically
 from arts.protocols import Aggregation, ScoredTrees, ScoreScale
-from arts.store import dump, write_atomically
 from arts.tree import Node, Problem, ReasoningTree, StopReason, Usage, Verdict
 
 

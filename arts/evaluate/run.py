@@ -33,8 +33,8 @@ from arts.evaluate.metrics import (
     vote_accuracy,
 )
 from arts.evaluate.subsets import Difficulty, subset_masks
+from arts.files import write_atomically
 from arts.protocols import Aggregation, ScoredTrees, ScoreScale
-from arts.store import write_atomically
 from arts.tree import ReasoningTree, Usage
 
 SCHEMA_VERSION = 1

@@ -11,10 +11,10 @@ from arts.evaluate.metrics import Estimate
 from arts.evaluate.search_trees import SearchedTree
 from arts.evaluate.searches import SpecSummary
 from arts.evaluate.table import interval, percent
+from arts.files import write_atomically
 from arts.pages.charts import Series, Style, line_chart
 from arts.pages.html import Markup, element, join, page, section, table
 from arts.pages.links import Group, command_line, group_link
-from arts.store import write_atomically
 
 _ROLES = ("arts", "majority", "second", "fourth", "third", "fifth", "sixth", "oracle")
 _MEASURES = {

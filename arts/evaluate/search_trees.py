@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arts.evaluate.searches import SearchSpec
+from arts.files import dump, read_lines
 from arts.protocols import ScoreScale
 from arts.search.result import SearchResult
-from arts.store import dump, read_lines, tree_from_json, tree_to_json
+from arts.store import tree_from_json, tree_to_json
 from arts.tree import ReasoningTree
 
 TREES = "trees.jsonl"

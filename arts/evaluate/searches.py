@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from arts.evaluate.metrics import Estimate, paired_bootstrap
+from arts.files import dump, only_writer, read_lines, write_atomically
 from arts.protocols import Proposer, StepScorer, Task
 from arts.search.budget import Bill, Budget
 from arts.search.driver import run_searches
@@ -21,7 +22,6 @@ from arts.search.program import Search
 from arts.search.result import SearchResult
 from arts.search.strategies import parse_strategy
 from arts.search.strategy import Strategy
-from arts.store import dump, only_writer, read_lines, write_atomically
 from arts.tree import Problem
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from arts.evaluate.metrics import Estimate
 from arts.evaluate.table import decimal, interval, percent
+from arts.files import dump, write_atomically
 from arts.pages.charts import Series, Spread, Style, line_chart, spread_chart
 from arts.pages.html import Markup, element, page, section, table
 from arts.pages.links import Group, group_link, made_by
 from arts.squeeze.paths import Bin, LikelihoodReport
 from arts.squeeze.rollouts import RolloutReport, Side
-from arts.store import dump, write_atomically
 from arts.tree import ReasoningTree
 
 SCHEMA_VERSION = 1

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from arts.store import replace_on_disk
+from arts.files import replace_on_disk
 from arts.verifier.processes import like, whole
 
 Weights = Mapping[str, torch.nn.Parameter]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from arts.store import write_atomically
+from arts.files import write_atomically
 from arts.verifier.model import FlowVerifier
 
 ExportKind = Literal["token", "sequence"]

@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from arts.files import write_atomically
 from arts.lm.load import LanguageModel, load_backbone
 from arts.lm.packing import PackedBatch
 from arts.lm.tree_attention import hidden_states, use_tree_attention
 from arts.lm.weights import weight_files, weights_fingerprint
-from arts.store import write_atomically
 from arts.tree import ReasoningTree
 
 FORMAT = 1

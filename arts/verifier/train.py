@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arts.store import only_writer
+from arts.files import only_writer
 from arts.tree import ReasoningTree
 from arts.verifier.checkpoint import read_state
 from arts.verifier.examples import Example, prepare, split_by_problem

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arts.files import write_atomically
 from arts.pages.html import Markup, asset, data_block, document
 from arts.pages.links import Group, unique_keys
 from arts.pages.scripts import tree_scripts, tree_styles
 from arts.protocols import Aggregation, ScoreScale
 from arts.residuals import Law
-from arts.store import write_atomically
 from arts.tree import ReasoningTree
 from arts.view.columns import choose_end, count_ends, flow_range, largest_residual, tree_columns
 from arts.view.groups import groups_to_json, usual_groups

@@ -28,9 +28,9 @@ from served import Job
 from servers import MODEL, Server, serving
 
 from arts.build.about import about
+from arts.files import dump
 from arts.models import shipped_folder
 from arts.protocols import Split
-from arts.store import dump
 from arts.tasks.countdown import CountdownTask
 from arts.tree import Problem
 

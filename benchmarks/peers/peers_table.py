@@ -22,7 +22,7 @@ from methods import BESIDE, OURS, PEERS, Run, at_equal_cost, beside, run_of
 
 from arts.evaluate.metrics import Estimate, paired_bootstrap
 from arts.evaluate.searches import shown
-from arts.store import dump
+from arts.files import dump
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "results" / "peers.jsonl"
