@@ -480,10 +480,12 @@ def test_whole_solutions_of_transformers_serve_are_collected(
 # --- vLLM with log-probabilities of what was drawn from ---------------------------------------------------------------
 
 
+@pytest.mark.slow  # a server of its own takes a minute to start
 def test_probe_finds_the_law_of_processed_log_probabilities(processed: Capabilities, raw: Capabilities) -> None:
     assert processed == replace(raw, log_prior_law="sampling")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_processed_log_priors_are_those_of_the_law_drawn_from(
     processed_server: Running,

@@ -184,7 +184,7 @@ def arts(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     ("options", "said"),
     [
         ("tensor_paralel_size=2", "no option 'tensor_paralel_size'"),
-        ("max_model_len=100000", "could not start"),
+        pytest.param("max_model_len=100000", "could not start", marks=pytest.mark.slow),
     ],
 )
 def test_options_that_make_no_sense_are_refused_in_words(tmp_path: Path, options: str, said: str) -> None:
