@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,14 @@ def test_a_killed_worker_and_a_lost_node_lose_and_double_nothing(nodes: Nodes, t
 
 
 def test_a_block_that_kills_whoever_does_it_ends_the_run(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the other worker is at is not lost: only this block, and the one that waited behind it."""
     monkeypatch.setattr(scale_workers, "_MOST_RESTARTS", 1)
-    with (
-        pytest.raises(ValueError, match="died again and again"),
-        connected_workers(plain_tools, ClusterSettings(address=nodes.address, num_workers=1)) as workers,
-    ):
-        list(workers.run([die]))
+    given, done = count(), []
+    with connected_workers(plain_tools, ClusterSettings(address=nodes.address, num_workers=2)) as workers:
+        run = workers.run(die if number == 40 else slow_answer for number in given)
+        with pytest.raises(ValueError, match="died again and again"):
+            done.extend(run)
+    assert next(given) - len(done) == 2
 
 
 # --- the same results -------------------------------------------------------------------------------------------------

@@ -227,24 +227,35 @@ class Workers:
         return done.identity, done.value
 
     def run(self, work: Iterable[Callable[[Tools], R]]) -> Iterator[R]:
-        """Have all of this done, and give results as they come. Of `work` is taken what workers are free for."""
+        """Have all of this done, and give results as they come. Of `work` is taken what workers are free for.
+
+        What went wrong at one worker is raised when what the others were at is back; no more is taken then.
+        """
         import ray
 
         left, out = iter(work), set()
+        error: Exception | None = None
         while self._calls:
             (call,), _ = ray.wait(list(self._calls), num_returns=1)
             worker = self._calls.pop(call)
-            done = self._take(call)
-            for one in islice(left, 1 if call in out else _BLOCKS_AHEAD):
-                new = worker.do.remote(one)
-                self._calls[new] = worker
-                out.add(new)
-            del worker
-            if call in out:
-                out.remove(call)
-                yield done.value
+            was_out = call in out
+            out.discard(call)
+            try:
+                done = self._take(call)
+            except Exception as reason:
+                error, left = error or reason, iter(())
+            else:
+                for one in islice(left, 1 if was_out else _BLOCKS_AHEAD):
+                    new = worker.do.remote(one)
+                    self._calls[new] = worker
+                    out.add(new)
+                del worker
+                if was_out:
+                    yield done.value
             if not out:  # those that did not find their place yet are not needed any more
-                return
+                break
+        if error:
+            raise error
 
     def _take(self, call: Any) -> Any:
         """What a call gave, or what went wrong with it in words."""
@@ -257,9 +268,8 @@ class Workers:
             if isinstance(error.cause, ValueError):
                 raise ValueError(str(error.cause)) from error
             raise
-        except (
-            RayError
-        ) as error:  # it died; where Ray's memory monitor killed it, or its node went, this has other names
+        except RayError as error:
+            # It died; where Ray's memory monitor killed it, or its node went, this has other names.
             raise ValueError(_death(str(error))) from error
         if isinstance(done, _Done):
             self._check(done)
