@@ -36,6 +36,7 @@ from arts.search.strategies.soft import DTS, SoftValues
 from arts.search.strategy import Strategy
 from arts.search.tree import SearchTree
 from arts.tasks.toy import LETTERS, ToyTask, ToyTree, toy_problem, toy_tree
+from arts.tree import Problem, Step, StopReason
 
 # --- golden searches --------------------------------------------------------------------------------------------------
 
@@ -515,13 +516,13 @@ def test_dts_without_sharpness_descends_by_draws() -> None:
     for leaf in tree.answers:
         tree.log_score[leaf] = -0.1 * leaf  # whatever the rewards
     soft = SoftValues(tree, 1e-9)
-    children = soft.children(0)
-    assert soft.weights(children) == pytest.approx([tree.num_draws[child] for child in children], rel=1e-6)
+    assert soft.weights(0) == pytest.approx([tree.num_draws[child] for child in tree.children[0]], rel=1e-6)
     mean = sum(tree.num_draws[leaf] * tree.value(leaf) for leaf in tree.answers) / 200
     assert soft.value[0] == pytest.approx(mean, rel=1e-5)
 
 
-def test_soft_values_are_log_means_over_draws_kept_up_to_date_or_made_anew() -> None:
+@pytest.mark.parametrize("sharpness", [0.01, 10.0, 1e4])
+def test_soft_values_are_log_means_over_draws_kept_up_to_date_or_made_anew(sharpness: float) -> None:
     """A search that starts again gets its values from the tree, whose rollouts began at different depths."""
     kept: list[SoftValues] = []
 
@@ -531,19 +532,51 @@ def test_soft_values_are_log_means_over_draws_kept_up_to_date_or_made_anew() -> 
             return super().descend(soft, node, rng)
 
     toy = ToyTree.random(3, 3, 3)
-    tree = grow(Kept(n=60, first=1.0), toy, [-0.3 * (node % 7) for node in range(len(toy.parents))]).tree
+    scores = [-0.3 * (node % 7) for node in range(len(toy.parents))]
+    tree = grow(Kept(n=60, first=1.0, sharpness=sharpness), toy, scores).tree
 
     def soft_value(node: int) -> float:
         if not tree.children[node]:
             return tree.value(node)
-        draws = sum(tree.num_draws[child] for child in tree.children[node])
-        total = sum(tree.num_draws[child] * math.exp(10 * soft_value(child)) for child in tree.children[node])
-        return math.log(total / draws) / 10
+        below = {child: soft_value(child) for child in tree.children[node]}
+        draws, highest = sum(tree.num_draws[child] for child in below), max(below.values())
+        total = sum(tree.num_draws[child] * math.exp(sharpness * (value - highest)) for child, value in below.items())
+        return highest + math.log(total / draws) / sharpness
 
-    expected = {node: soft_value(node) for node in range(len(tree))}
-    assert kept[-1].value == pytest.approx(expected) == SoftValues(tree, 10.0).value
+    expected = [soft_value(node) for node in range(len(tree))]
+    assert kept[-1].value == pytest.approx(expected) == SoftValues(tree, sharpness).value
     num_rollouts = sum(tree.num_draws[node] for node in tree.answers)
-    assert SoftValues(tree, 10.0).visits[0] == num_rollouts < kept[-1].visits[0] == 60
+    assert SoftValues(tree, sharpness).visits[0] == num_rollouts < kept[-1].visits[0] == 60
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=30),
+    st.lists(st.floats(0, 1), min_size=12, max_size=12),
+    st.floats(-3, 6).map(lambda power: 10**power),
+)
+def test_soft_values_hold_after_every_rollout(
+    rollouts: list[tuple[int, int]], values: list[float], sharpness: float
+) -> None:
+    """Whatever came before: values that rise or fall so far that weights overflow or vanish."""
+    tree = SearchTree(Problem("p", "p"), scale=ScoreScale(kind="log_value"))
+    soft = SoftValues(tree, sharpness)
+
+    def soft_value(node: int) -> float:
+        below = [(tree.num_draws[child], soft_value(child)) for child in tree.children[node]]
+        if not below:
+            return tree.value(node)
+        highest = max(value for _, value in below)
+        mean = sum(draws * math.exp(sharpness * (value - highest)) for draws, value in below) / soft.draws[node]
+        return highest + math.log(mean) / sharpness
+
+    for count, (first, second) in enumerate(rollouts, 1):
+        steps = Step(f"{first};", (first,), -1.0, StopReason.STOP), Step(f"{second}", (second,), -1.0, StopReason.EOS)
+        end = tree.add(0, steps)[-1]
+        tree.set_scores([end], [math.log(max(values[4 * first + second], 1e-300))])
+        soft.back_up(end)
+        assert soft.draws[0] == soft.visits[0] == count
+        assert soft.value == pytest.approx([soft_value(node) for node in range(len(tree))], abs=1e-9)
+        assert max(soft.weights(0)) > 0
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (4, 0), (5, 3), (9, 9), (12, 4)])

@@ -56,16 +56,15 @@ def test_soft_values_of_dts_tend_to_their_limit_and_its_descent_to_the_tilted_la
     soft, law = SoftValues(grown.tree, SHARPNESS), Counter[int]()
 
     def spread(node: int, chance: float) -> None:
-        children = soft.children(node)
-        if not children:
+        weights = soft.weights(node)
+        if not weights:
             law[grown.places[node]] += chance  # type: ignore[assignment]
             return
-        weights = soft.weights(children)
-        for child, weight in zip(children, weights, strict=True):
+        for child, weight in zip(grown.tree.children[node], weights, strict=True):
             spread(child, chance * weight / sum(weights))
 
     spread(0, 1.0)
-    assert soft.draws(0) > 1000
+    assert soft.draws[0] > 1000
     assert soft.value[0] == pytest.approx(math.log(TILTED.sum()) / SHARPNESS, abs=0.015)
     assert total_variation(leaf_law(TOY, law), TILTED / TILTED.sum()) < 0.06 < FAR / 6
 

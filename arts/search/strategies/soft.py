@@ -7,13 +7,14 @@ verifier's value. Children were drawn from pi_0, so a mean over *draws* is what 
 import math
 import random
 from abc import abstractmethod
-from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
 from arts.search.strategies.limits import require
 from arts.search.strategy import Expand, Scores, Strategy, Waves
 from arts.search.tree import SearchTree
+
+_FAR = 30.0  # logarithm of the largest weight of a draw, and of the smallest mean of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class SoftTree(Strategy):
         while True:
             for _ in range(self.n):
                 node = 0
-                while tree.is_open(node) and soft.draws(node) >= self.first * (1 + soft.visits[node]) ** self.widening:
+                while tree.is_open(node) and soft.draws[node] >= self.first * (1 + soft.visits[node]) ** self.widening:
                     node = self.descend(soft, node, rng)
                 if tree.is_open(node):
                     ends = yield [Expand(node, 1, whole=True)]
@@ -62,8 +63,7 @@ class DTS(SoftTree):
     paper: ClassVar[str] = "Diffusion Tree Sampling, Jain et al. 2025, arXiv 2506.20701"
 
     def descend(self, soft: "SoftValues", node: int, rng: random.Random) -> int:
-        children = soft.children(node)
-        return rng.choices(children, soft.weights(children))[0]
+        return rng.choices(soft.tree.children[node], soft.weights(node))[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,51 +80,106 @@ class DTSStar(SoftTree):
         require(self, "explore", least=0)
 
     def descend(self, soft: "SoftValues", node: int, rng: random.Random) -> int:
-        def bound(child: int) -> float:
-            return soft.value[child] + self.explore * math.sqrt(math.log(soft.visits[node]) / soft.visits[child])
-
-        return max(soft.children(node), key=bound)
+        children, wide = soft.tree.children[node], self.explore * math.sqrt(math.log(soft.visits[node]))
+        value, rarity = soft.value, soft.rarity
+        bounds = [value[child] + wide * rarity[child] for child in children]
+        return children[bounds.index(max(bounds))]
 
 
 class SoftValues:
     """Soft values and visits of the nodes of one tree; what it holds already counts, as in a search that starts again.
 
+    A rollout changes one child of each node on its path: one weight is computed for it, and the others are summed.
+
     Attributes:
         value: v of every node that a rollout went through; 0 for a path that came to no answer.
         visits: rollouts that went through each node, and descents that ended there without a new one.
+        rarity: 1 / sqrt(visits).
+        draws: made from each node; whatever lies deeper was drawn from its children.
     """
 
     def __init__(self, tree: SearchTree, sharpness: float) -> None:
         self.tree, self.sharpness = tree, sharpness
-        self.value: dict[int, float] = {}
-        self.visits: Counter[int] = Counter()
-        for node in range(1, len(tree)):
-            if not tree.children[node]:
-                self.back_up(node, times=tree.num_draws[node])
+        self.value: list[float] = []
+        self.visits: list[int] = []
+        self.rarity: list[float] = []
+        self.draws: list[int] = []
+        self._counted: list[int] = []
+        "of each node's draws, those that are in `draws` of the node above"
+        self._weight: list[float] = []
+        self._reference: list[float] = []
+        "of each node: a draw from it weighs 1 where it has this value"
+        self._make_room()
+        for node in range(len(tree) - 1, 0, -1):  # children come before their parents
+            if tree.children[node]:
+                self._weigh_children(node)
+            else:
+                self._end(node)
+                self.visits[node] = tree.num_draws[node]
+            self.visits[tree.parent[node]] += self.visits[node]
+            self.rarity[node] = 1 / math.sqrt(self.visits[node])
+        if tree.children[0]:
+            self._weigh_children(0)
 
-    def children(self, node: int) -> list[int]:
-        return [child for child in self.tree.children[node] if child in self.value]
+    def weights(self, node: int) -> list[float]:
+        """Of each child: draws times exp(lambda v), up to a factor that keeps it from overflowing."""
+        return list(map(self._weight.__getitem__, self.tree.children[node]))
 
-    def draws(self, node: int) -> int:
-        """Draws made from a node; whatever lies deeper was drawn from its children."""
-        return sum(self.tree.num_draws[child] for child in self.children(node))
+    def back_up(self, end: int) -> None:
+        """A rollout came to `end`."""
+        self._make_room()
+        self._end(end)
+        for child in reversed(self.tree.path(end)):
+            self._pass_up(child)
+        self.visit(end)
 
-    def weights(self, children: list[int]) -> list[float]:
-        """Draws times exp(lambda v) of siblings, up to a factor that keeps it from overflowing."""
-        highest = max(self.value[child] for child in children)
-        return [
-            self.tree.num_draws[child] * math.exp(self.sharpness * (self.value[child] - highest)) for child in children
-        ]
-
-    def back_up(self, end: int, times: int = 1) -> None:
-        """Rollouts came to `end`."""
-        self.value.setdefault(end, self.tree.value(end) if self.tree.is_answer(end) else 0.0)
-        for node in reversed([0, *self.tree.path(end)[:-1]]):
-            children = self.children(node)
-            mean = math.fsum(self.weights(children)) / self.draws(node)
-            self.value[node] = max(self.value[child] for child in children) + math.log(mean) / self.sharpness
-        self.visit(end, times)
-
-    def visit(self, node: int, times: int = 1) -> None:
+    def visit(self, node: int) -> None:
         for one in [0, *self.tree.path(node)]:
-            self.visits[one] += times
+            self.visits[one] += 1
+            self.rarity[one] = 1 / math.sqrt(self.visits[one])
+
+    def _make_room(self) -> None:
+        """For nodes that came since."""
+        new = len(self.tree) - len(self.value)
+        self.value += [-math.inf] * new
+        self.visits += [0] * new
+        self.rarity += [math.inf] * new
+        self.draws += [0] * new
+        self._counted += [0] * new
+        self._weight += [0.0] * new
+        self._reference += [-math.inf] * new
+
+    def _end(self, node: int) -> None:
+        if not self.tree.children[node]:
+            self.value[node] = self.tree.value(node) if self.tree.is_answer(node) else 0.0
+
+    def _pass_up(self, child: int) -> None:
+        """Give a node the soft value that it has with what became of this child."""
+        node = self.tree.parent[child]
+        exponent = self.sharpness * (self.value[child] - self._reference[node])
+        if exponent > _FAR:
+            self._weigh_children(node)
+        else:
+            self._weigh(node, child, exponent)
+            self._sum_up(node)
+
+    def _weigh_children(self, node: int) -> None:
+        """All of them anew, by the highest value that is there."""
+        children = self.tree.children[node]
+        self._reference[node] = highest = max(self.value[child] for child in children)
+        for child in children:
+            self._weigh(node, child, self.sharpness * (self.value[child] - highest))
+        self._sum_up(node)
+
+    def _weigh(self, node: int, child: int, exponent: float) -> None:
+        draws = self.tree.num_draws[child]
+        self._weight[child] = draws * math.exp(exponent)
+        self.draws[node] += draws - self._counted[child]
+        self._counted[child] = draws
+
+    def _sum_up(self, node: int) -> None:
+        mean = math.fsum(self.weights(node)) / self.draws[node]
+        if mean < math.exp(-_FAR):
+            self._weigh_children(node)  # after it the mean is 1 / draws at least
+        else:
+            self.value[node] = self._reference[node] + math.log(mean) / self.sharpness
