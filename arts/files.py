@@ -6,8 +6,8 @@ Knows neither trees nor runs. A user's mistake and a full disk are a ValueError 
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,31 @@ def replace_on_disk(temporary: Path, path: Path) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def append_lines(path: Path, lines: Iterable[str], *, sync: bool = True) -> None:
+    """Put lines at the end of a file. Where that fails, the file is as it was.
+
+    Args:
+        sync: they outlive a power cut once this returns, as does whatever was appended before.
+
+    Raises:
+        ValueError: the disk is full, and the like.
+    """
+    content = "".join(line + "\n" for line in lines).encode()
+    with writing_to(path.parent), path.open("ab", buffering=0) as file:
+        size, left = file.tell(), memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+            if sync:
+                os.fsync(file.fileno())
+            if size == 0:
+                sync_folder(path.parent)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), size)
+            raise
 
 
 @contextmanager

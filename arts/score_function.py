@@ -63,7 +63,7 @@ class FunctionScorer:
         """Log scores of the last step (one number) or of all of them."""
         try:
             returned = self.function(problem, tuple(steps))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(
                 f"problem {problem.id!r}: the score function failed on {_shown(steps)} with "
                 f"{type(error).__name__}: {error}"

@@ -13,7 +13,6 @@ dropped when the journal is opened, so that reply is asked for again. Knows valu
 import fcntl
 import gc
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arts.files import dump, read_lines, sync_folder, write_atomically, writing_to
+from arts.files import append_lines, dump, read_lines, write_atomically, writing_to
 from arts.tree import Node, Problem, ReasoningTree, Rollout, Step, StopReason, Usage, Verdict
 
 FORMAT = 1
@@ -168,19 +167,7 @@ class Collection:
 
     def append(self, shard: int, rows: Sequence[JournalRow]) -> None:
         """Put replies on disk; they count once this returns. Where that fails, the journal is as it was."""
-        content = "".join(dump(_journal_row_to_json(row)) + "\n" for row in rows).encode()
-        with writing_to(self.folder), self._journal_path(shard).open("ab", buffering=0) as file:
-            size, left = file.tell(), memoryview(content)
-            try:
-                while left:
-                    left = left[file.write(left) :]
-                os.fsync(file.fileno())
-                if size == 0:
-                    sync_folder(self.folder)
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(file.fileno(), size)
-                raise
+        append_lines(self._journal_path(shard), [dump(_journal_row_to_json(row)) for row in rows])
 
     def finish_shard(self, shard: int, trees: Sequence[ReasoningTree], *, keep_journal: bool = False) -> None:
         """Write the trees; a journal that is kept says that some of them lack draws that failed."""
@@ -228,7 +215,8 @@ def create_collection(folder: Path, header: Mapping[str, Any], *, about: Mapping
         about: versions, date and such; written once, never compared.
 
     Raises:
-        ValueError: the folder holds a collection made with other settings (each difference is named).
+        ValueError: the folder holds a collection made with other settings (each difference is named), or trees of which
+            nobody knows how they were made.
     """
     wanted = {"format": FORMAT, **header}
     path = folder / "collection.json"
@@ -245,6 +233,11 @@ def create_collection(folder: Path, header: Mapping[str, Any], *, about: Mapping
                 f"{folder} was collected with other settings ({'; '.join(different)}); choose another --out"
             )
         return Collection(folder, found)
+    if lost := sorted(one.name for kind in ("jsonl", "journal") for one in folder.glob(f"trees-[0-9]*.{kind}")):
+        raise ValueError(
+            f"{folder} holds trees ({lost[0]}), but no collection.json that says how they were made; "
+            "put that back, or choose another --out"
+        )
     whole = {**wanted, "about": dict(about or {})}
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import pytest
 from test_imports import run_without_torch
 
 from arts.cli import main
+from arts.evaluate.searches import read_rows
 from arts.models import shipped_folder
 from arts.search.strategies import STRATEGIES
 from arts.verifier.objectives import OBJECTIVES
@@ -205,6 +206,20 @@ SCORE = """
 def letters(problem, steps):
     return 0.1 + 0.2 * "abc".index(steps[-1][0])
 """
+
+
+def test_a_run_of_failures_only_is_an_error_that_says_why(tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text("def score(problem, steps):\n    raise TypeError('my own mistake')\n")
+    out = tmp_path / "out"
+    words = ["arts", "search", "--out", str(out), *TOY, "--verifier", f"python:{tmp_path / 'score.py'}:score"]
+    words += ["--num-problems", "4", "--strategy", "best-of-n:n=2"]
+    ended = run_without_torch(f"import sys\nsys.argv = {words!r}\n{MAIN}")
+    assert ended.returncode == 2
+    assert "4 FAILED" in ended.stdout
+    assert "every search failed" in ended.stderr
+    counts = [int(count) for count in re.findall("note: (\\d) searches failed: .*my own mistake", ended.stderr)]
+    assert len(counts) < sum(counts) == 4, "equal mistakes are one note, whatever their problem"
+    assert len(read_rows(out)) == 4
 
 
 def test_strategies_are_compared_from_the_shell_and_more_are_added_without_torch(tmp_path: Path) -> None:

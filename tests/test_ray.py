@@ -23,6 +23,7 @@ from faults import rollouts_of, served, server_process
 from ray_tools import (
     answer,
     die,
+    leave,
     plain_tools,
     slow_answer,
     slow_tools,
@@ -173,6 +174,28 @@ def test_a_block_that_kills_whoever_does_it_ends_the_run(nodes: Nodes, monkeypat
         with pytest.raises(ValueError, match="died again and again"):
             done.extend(run)
     assert next(given) - len(done) == 2
+
+
+def test_work_that_cannot_be_read_on_loses_nothing_that_was_given(nodes: Nodes) -> None:
+    def blocks() -> Iterator[Any]:
+        yield from [slow_answer] * 7
+        raise ValueError("the next shard is damaged")
+
+    done = []
+    with (
+        pytest.raises(ValueError, match="the next shard is damaged"),
+        connected_workers(plain_tools, ClusterSettings(address=nodes.address, num_workers=2)) as workers,
+    ):
+        done.extend(workers.run(blocks()))
+    assert done == [7] * 7
+
+
+def test_work_that_leaves_is_an_error_and_no_death(nodes: Nodes) -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"the worker on [\d.]+ failed:\n(.|\n)*SystemExit: 3"),
+        connected_workers(plain_tools, ClusterSettings(address=nodes.address, num_workers=1)) as workers,
+    ):
+        list(workers.run([leave]))
 
 
 # --- the same results -------------------------------------------------------------------------------------------------

@@ -158,6 +158,11 @@ def test_a_failure_inside_the_function_is_said_and_kept() -> None:
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+def test_a_function_that_leaves_is_a_failure_too() -> None:
+    with pytest.raises(ValueError, match=r"failed on step 2, 'dddd' with SystemExit: 3"):
+        FunctionScorer(lambda problem, steps: sys.exit(3)).score([TREE])
+
+
 def test_an_unknown_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="kind is 'value'; a function's numbers can be 'log_value', "):
         FunctionScorer(len, scale=ScoreScale(kind="value"))  # type: ignore[arg-type]

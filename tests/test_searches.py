@@ -1,7 +1,8 @@
 """Comparing strategies: rows resume and keep to budgets, bills stand alone, means and paired intervals are exact."""
 
+import errno
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
+from arts import files
 from arts.evaluate.metrics import Estimate, percentile_interval, resample
 from arts.evaluate.search_report import search_groups, search_notes, write_search_report
 from arts.evaluate.search_trees import TREES, TreeFile, read_searched_trees
@@ -168,6 +170,33 @@ def test_rows_of_another_header_are_refused_in_words(tmp_path: Path) -> None:
         search(tmp_path, header={key: value for key, value in ABOUT.items() if key != "split"})
     with pytest.raises(ValueError, match=r"device None \(now 'cuda'\)"):
         search(tmp_path, header=ABOUT | {"device": "cuda"})
+
+
+def test_rows_that_lost_their_header_are_refused(tmp_path: Path) -> None:
+    search(tmp_path)
+    (tmp_path / HEADER).unlink()
+    with pytest.raises(ValueError, match=rf"holds searches \({ROWS}\), but no {HEADER}"):
+        search(tmp_path)
+
+
+def test_a_full_disk_is_said_and_costs_no_row_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = search(tmp_path / "whole")
+    written: list[int] = []
+    write = files.append_lines
+
+    def fill_up(path: Path, lines: Iterable[str], *, sync: bool = True) -> None:
+        written.append(1)
+        if len(written) > 5:
+            with files.writing_to(path.parent):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, lines, sync=sync)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("arts.evaluate.searches.append_lines", fill_up)
+        with pytest.raises(ValueError, match=f"cannot write to {tmp_path}/cut: No space left on device"):
+            search(tmp_path / "cut")
+    assert len(read_rows(tmp_path / "cut")) == 5
+    assert search(tmp_path / "cut") == whole
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

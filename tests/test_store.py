@@ -330,6 +330,18 @@ def test_each_different_setting_is_named_and_no_other(collection: Collection) ->
     assert (collection.folder / "collection.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_trees_without_a_header_are_not_taken_for_ones_of_other_settings(
+    collection: Collection, is_finished: bool
+) -> None:
+    collection.append(0, [row("p")])
+    if is_finished:
+        collection.finish_shard(0, [small_tree("p")])
+    (collection.folder / "collection.json").unlink()
+    with pytest.raises(ValueError, match=r"holds trees \(trees-00000\.\w+\), but no collection\.json"):
+        create_collection(collection.folder, HEADER)
+
+
 def test_another_format_version_is_refused_for_reading_and_writing(collection: Collection) -> None:
     path = collection.folder / "collection.json"
     path.write_text(json.dumps({**collection.header, "format": FORMAT + 1}))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from tiny_verifier import (
     build_verifier,
@@ -189,6 +189,32 @@ def test_a_damaged_checkpoint_is_named(base: Path, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=rf"the checkpoint {path} is damaged \(.+\); remove it"):
+        run(base, tmp_path)
+
+
+def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(
+    base: Path, whole: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(base, tmp_path, 3)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def full(tensors: object, path: Path, metadata: object = None) -> None:
+        path.write_bytes(b"half of it")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("arts.verifier.checkpoint.save_file", full)
+        with pytest.raises(ValueError, match=f"cannot write to {tmp_path}: .* No space left on device"):
+            run(base, tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    assert run(base, tmp_path).files == whole["full"].files
+
+
+def test_a_damaged_card_of_a_finished_run_is_named(base: Path, tmp_path: Path) -> None:
+    run(base, tmp_path)
+    path = tmp_path / "verifier.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ValueError, match=rf"{path} is damaged \(.+\); remove it, and the same command trains anew"):
         run(base, tmp_path)
 
 

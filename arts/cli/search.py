@@ -150,13 +150,15 @@ def search_command(
         )
     summaries = summarize(rows)
     print("\n".join(table_lines(summaries)))
-    reasons = Counter(row.stopped for row in rows if row.failed)
+    reasons = Counter(row.stopped.replace(repr(row.problem), "…") for row in rows if row.failed)
     for reason, count in reasons.most_common(3):
         print(f"note: {count} searches {reason}; the same command tries them again", file=sys.stderr)
     print(f"{len(problems)} problems; tokens are means a problem; rows in {out}")
     groups = _write_trees(out, rows) if keep_trees else None
     if report and can_draw():
         print(f"report: {write_search_report(summaries, out, header=header, command=sys.argv, groups=groups)}")
+    if rows and all(row.failed for row in rows):
+        raise ValueError("every search failed, so that the table says nothing; the notes say why")
 
 
 @contextmanager

@@ -109,7 +109,8 @@ def train_command(
     )
     verifier = build_new_verifier(backbone, shape, device=device, precision=precision, seed=seed)
     if processes.is_main:
-        print("packing trees …", file=sys.stderr)
+        together = f" on {processes.count} processes" if processes.count > 1 else ""
+        print(f"packing trees{together} …", file=sys.stderr)
     with progress("training", 1000, shown=processes.is_main) as tell:
         note = ""
 

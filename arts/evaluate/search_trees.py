@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arts.evaluate.searches import SearchSpec
-from arts.files import dump, read_lines
+from arts.files import append_lines, dump, read_lines, writing_to
 from arts.protocols import ScoreScale
 from arts.search.result import SearchResult
 from arts.store import tree_from_json, tree_to_json
@@ -41,7 +41,8 @@ class TreeFile:
     """
 
     def __init__(self, folder: Path, scale: ScoreScale | None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / TREES
         self._scale = scale
 
@@ -57,8 +58,7 @@ class TreeFile:
         there = self._there  # before anything is written behind a torn line
         row = tree_to_json(result.tree) | {"spec": asdict(spec), "answer": result.answer}
         row |= {"scale": asdict(self._scale)} if self._scale is not None else {}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(dump(row) + "\n")
+        append_lines(self._path, [dump(row)], sync=False)
         there.add((spec, result.tree.problem.id))
 
 

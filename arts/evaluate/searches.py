@@ -5,7 +5,6 @@ later one adds strategies, budgets and seeds to the same file.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from arts.evaluate.metrics import Estimate, paired_bootstrap
-from arts.files import dump, only_writer, read_lines, write_atomically
+from arts.files import append_lines, dump, only_writer, read_lines, write_atomically, writing_to
 from arts.protocols import Proposer, StepScorer, Task
 from arts.search.budget import Bill, Budget
 from arts.search.driver import run_searches
@@ -142,17 +141,15 @@ def complete_rows(
         keys = [(spec, problem.id) for spec in specs for problem in problems]
         num_done = sum(key in rows for key in keys)
         wanted = [(spec, [one for one in problems if (spec, one.id) not in rows]) for spec in specs]
-        with (folder / ROWS).open("a", encoding="utf-8") as file:
-            for row, result in search([(spec, left) for spec, left in wanted if left]):
-                if keep_trees is not None and result is not None:
-                    keep_trees.append(row.spec, result)  # before the row, which says that all is there
-                rows[row.spec, row.problem] = row
-                file.write(dump(_to_json(row)) + "\n")
-                file.flush()
-                num_done += 1
-                if watch:
-                    watch(num_done, len(keys))
-            os.fsync(file.fileno())
+        for row, result in search([(spec, left) for spec, left in wanted if left]):
+            if keep_trees is not None and result is not None:
+                keep_trees.append(row.spec, result)  # before the row, which says that all is there
+            rows[row.spec, row.problem] = row
+            append_lines(folder / ROWS, [dump(_to_json(row))], sync=False)
+            num_done += 1
+            if watch:
+                watch(num_done, len(keys))
+        append_lines(folder / ROWS, [])
     return [rows[key] for key in keys]
 
 
@@ -323,7 +320,13 @@ def _from_json(row: dict[str, Any]) -> SearchRow:
 
 def _check_header(path: Path, header: dict[str, Any]) -> None:
     if not path.exists():
-        write_atomically(path, dump(header) + "\n")
+        if (path.parent / ROWS).exists():
+            raise ValueError(
+                f"{path.parent} holds searches ({ROWS}), but no {HEADER} that says how they were made; "
+                "put that back, or choose another --out"
+            )
+        with writing_to(path.parent):
+            write_atomically(path, dump(header) + "\n")
         return
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))

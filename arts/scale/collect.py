@@ -80,7 +80,7 @@ def draw_block(block: Block, settings: CollectSettings, tools: Tools) -> Drawn:
     run = CollectRun(tools.task, settings, memory, block.problems)
     try:
         draw(run, tools.proposer)
-    except Exception as reason:  # of any type: what was drawn is paid for
+    except (Exception, SystemExit) as reason:  # of any type: what was drawn is paid for
         error = portable(reason)
     return Drawn(block.shard, block.place, memory.rows, memory.trees, memory.has_failures, run.progress, error)
 

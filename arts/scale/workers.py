@@ -123,17 +123,19 @@ class _Worker:
         here = ray.get_runtime_context()
         try:
             value = work(self._tools)
-        except (ValueError, ModuleNotFoundError) as error:
-            # A plain one: subclasses may not survive the journey.
-            raise ValueError(f"the worker on {ray.util.get_node_ip_address()} says: {error}") from None
+        except (Exception, SystemExit) as error:
+            raise portable(error, f"the worker on {ray.util.get_node_ip_address()}") from None
         return _Done(value, self._tools.identity, here.get_actor_id(), here.was_current_actor_reconstructed)
 
 
-def portable(error: Exception) -> Exception:
-    """An error that can be sent from a worker: a mistake in its words, anything else with its traceback in words."""
-    if isinstance(error, ValueError):
-        return ValueError(str(error))
-    return RuntimeError("a worker failed:\n" + "".join(traceback.format_exception(error)))
+def portable(error: BaseException, worker: str = "a worker") -> Exception:
+    """An error that can be sent: a mistake in its words, anything else with its traceback in words.
+
+    A plain one, as subclasses may not survive the journey.
+    """
+    if isinstance(error, ValueError | ModuleNotFoundError):
+        return ValueError(f"{worker} says: {error}")
+    return RuntimeError(f"{worker} failed:\n" + "".join(traceback.format_exception(error)))
 
 
 @contextmanager
@@ -229,7 +231,7 @@ class Workers:
     def run(self, work: Iterable[Callable[[Tools], R]]) -> Iterator[R]:
         """Have all of this done, and give results as they come. Of `work` is taken what workers are free for.
 
-        What went wrong at one worker is raised when what the others were at is back; no more is taken then.
+        What went wrong at a worker, or in `work`, is raised when what the others were at is back; no more is taken.
         """
         import ray
 
@@ -240,18 +242,18 @@ class Workers:
             worker = self._calls.pop(call)
             was_out = call in out
             out.discard(call)
+            done = None
             try:
                 done = self._take(call)
-            except Exception as reason:
-                error, left = error or reason, iter(())
-            else:
                 for one in islice(left, 1 if was_out else _BLOCKS_AHEAD):
                     new = worker.do.remote(one)
                     self._calls[new] = worker
                     out.add(new)
-                del worker
-                if was_out:
-                    yield done.value
+            except Exception as reason:
+                error, left = error or reason, iter(())
+            del worker
+            if was_out and done is not None:
+                yield done.value
             if not out:  # those that did not find their place yet are not needed any more
                 break
         if error:
@@ -265,9 +267,7 @@ class Workers:
         try:
             done = ray.get(call)
         except RayTaskError as error:
-            if isinstance(error.cause, ValueError):
-                raise ValueError(str(error.cause)) from error
-            raise
+            raise type(error.cause)(str(error.cause)) from None  # as `portable` made it
         except RayError as error:
             # It died; where Ray's memory monitor killed it, or its node went, this has other names.
             raise ValueError(_death(str(error))) from error
@@ -292,7 +292,7 @@ def _num_fitting(needs: dict[str, float]) -> int:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(min(int(node.get(name, 0) / amount) for name, amount in needs.items()) for node in nodes)
+    return sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in needs.items()) for node in nodes)
 
 
 def _shortage(needs: dict[str, float]) -> str:

@@ -5,7 +5,8 @@ number of processes, sharded or not. Knows names and tensors, not what they mean
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from arts.files import replace_on_disk
+from arts.files import replace_on_disk, writing_to
 from arts.verifier.processes import like, whole
 
 Weights = Mapping[str, torch.nn.Parameter]
@@ -37,12 +38,27 @@ def whole_tensors(
     return tensors
 
 
+@contextmanager
+def saving_to(folder: Path) -> Iterator[None]:
+    """Turn a full disk and the like into one sentence, whoever finds it while weights are written."""
+    try:
+        with writing_to(folder):
+            yield
+    except SafetensorError as error:
+        raise ValueError(f"cannot write to {folder}: {error}") from error
+
+
 def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Write tensors and `state` (JSON)."""
+    """Write tensors and `state` (JSON).
+
+    Raises:
+        ValueError: the disk is full, and the like; the checkpoint before is still there.
+    """
     temporary = path.with_suffix(".tmp")
     metadata = {"state": json.dumps(state)}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
-    replace_on_disk(temporary, path)
+    with saving_to(path.parent):
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
+        replace_on_disk(temporary, path)
 
 
 def read_state(path: Path) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from arts.lm.packing import PackedBatch
 from arts.lm.tree_attention import hidden_states, use_tree_attention
 from arts.lm.weights import weight_files, weights_fingerprint
 from arts.tree import ReasoningTree
+from arts.verifier.checkpoint import saving_to
 
 FORMAT = 1
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -132,28 +133,32 @@ class FlowVerifier(nn.Module):
 
         Args:
             weights: a state dict to write instead of the verifier's own, where that is in shards.
+
+        Raises:
+            ValueError: the disk is full, and the like.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        base = self.card.get("base", Path(self.language_model.folder).absolute().name)
-        weights = self.state_dict() if weights is None else weights
-        save_file(_below(weights, "head."), folder / "head.safetensors")
-        if self.settings.tuning == "lora":
-            # peft would write where the base lies on this machine, in its settings and in an empty model card.
-            self.backbone.peft_config["default"].base_model_name_or_path = base
-            adapter = {"state_dict": _below(weights, "backbone."), "save_embedding_layers": False}
-            self.backbone.save_pretrained(folder / "adapter", **adapter)
-            (folder / "adapter" / "README.md").unlink(missing_ok=True)
-        elif self.settings.tuning == "full":
-            self.backbone.save_pretrained(folder / "backbone", state_dict=_below(weights, "backbone."))
-            self.language_model.tokenizer.save_pretrained(folder / "backbone")
-        card = {
-            "format": FORMAT,
-            **self.card,
-            "settings": asdict(self.settings),
-            "base": base,
-            "base_fingerprint": self.card.get("base_fingerprint", self.language_model.fingerprint),
-        }
-        write_atomically(folder / "verifier.json", json.dumps(card, indent=2) + "\n")
+        with saving_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            base = self.card.get("base", Path(self.language_model.folder).absolute().name)
+            weights = self.state_dict() if weights is None else weights
+            save_file(_below(weights, "head."), folder / "head.safetensors")
+            if self.settings.tuning == "lora":
+                # peft would write where the base lies on this machine, in its settings and in an empty model card.
+                self.backbone.peft_config["default"].base_model_name_or_path = base
+                adapter = {"state_dict": _below(weights, "backbone."), "save_embedding_layers": False}
+                self.backbone.save_pretrained(folder / "adapter", **adapter)
+                (folder / "adapter" / "README.md").unlink(missing_ok=True)
+            elif self.settings.tuning == "full":
+                self.backbone.save_pretrained(folder / "backbone", state_dict=_below(weights, "backbone."))
+                self.language_model.tokenizer.save_pretrained(folder / "backbone")
+            card = {
+                "format": FORMAT,
+                **self.card,
+                "settings": asdict(self.settings),
+                "base": base,
+                "base_fingerprint": self.card.get("base_fingerprint", self.language_model.fingerprint),
+            }
+            write_atomically(folder / "verifier.json", json.dumps(card, indent=2) + "\n")
 
 
 def _below(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

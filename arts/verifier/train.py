@@ -125,7 +125,11 @@ def _finished(verifier: FlowVerifier, folder: Path, identity: str) -> TrainResul
     Raises:
         ValueError: the folder holds a verifier of another run.
     """
-    card = json.loads((folder / "verifier.json").read_text(encoding="utf-8"))
+    path = folder / "verifier.json"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, and the same command trains anew") from error
     if card.get("identity") != identity:
         raise ValueError(
             f"{folder} holds a verifier of a run with other settings, trees or base weights; "
