@@ -170,7 +170,7 @@ def test_a_block_that_kills_whoever_does_it_ends_the_run(nodes: Nodes, monkeypat
     monkeypatch.setattr(scale_workers, "_MOST_RESTARTS", 1)
     given, done = count(), []
     with connected_workers(plain_tools, ClusterSettings(address=nodes.address, num_workers=2)) as workers:
-        run = workers.run(die if number == 40 else slow_answer for number in given)
+        run = workers.run(die if number == 20 else slow_answer for number in given)
         with pytest.raises(ValueError, match="died again and again"):
             done.extend(run)
     assert next(given) - len(done) == 2

@@ -267,7 +267,10 @@ class Workers:
         try:
             done = ray.get(call)
         except RayTaskError as error:
-            raise type(error.cause)(str(error.cause)) from None  # as `portable` made it
+            if isinstance(error.cause, ValueError | RuntimeError):  # from `portable`
+                kind = ValueError if isinstance(error.cause, ValueError) else RuntimeError
+                raise kind(str(error.cause)) from None
+            raise
         except RayError as error:
             # It died; where Ray's memory monitor killed it, or its node went, this has other names.
             raise ValueError(_death(str(error))) from error
