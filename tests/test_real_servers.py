@@ -261,8 +261,15 @@ def test_raw_log_priors_are_those_of_the_model(
 # --- vLLM: the law of its draws ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 16])
-@pytest.mark.parametrize("below", ["the problem", "a first step"])
+@pytest.mark.parametrize(
+    ("below", "n"),
+    [
+        ("the problem", 16),
+        ("a first step", 1),
+        pytest.param("the problem", 1, marks=pytest.mark.slow),
+        pytest.param("a first step", 16, marks=pytest.mark.slow),
+    ],
+)
 def test_steps_are_drawn_by_the_exact_law(
     raw_server: Running,
     raw: Capabilities,
