@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from arts.files import write_atomically
+from arts.verifier.checkpoint import saving_to
 from arts.verifier.model import FlowVerifier
 
 ExportKind = Literal["token", "sequence"]
@@ -48,7 +49,8 @@ def export_verifier(verifier: FlowVerifier, folder: Path, *, kind: ExportKind = 
         score.weight.copy_(linear.weight)
         if score.bias is not None:
             score.bias.zero_()
-    model.save_pretrained(folder)
-    verifier.language_model.tokenizer.save_pretrained(folder)
     card = {"format": 1, **verifier.card, "exported": kind}
-    write_atomically(folder / "verifier.json", json.dumps(card, indent=2) + "\n")
+    with saving_to(folder):
+        model.save_pretrained(folder)
+        verifier.language_model.tokenizer.save_pretrained(folder)
+        write_atomically(folder / "verifier.json", json.dumps(card, indent=2) + "\n")

@@ -81,8 +81,8 @@ class DTSStar(SoftTree):
 
     def descend(self, soft: "SoftValues", node: int, rng: random.Random) -> int:
         children, wide = soft.tree.children[node], self.explore * math.sqrt(math.log(soft.visits[node]))
-        value, rarity = soft.value, soft.rarity
-        bounds = [value[child] + wide * rarity[child] for child in children]
+        value, visits = soft.value, soft.visits
+        bounds = [value[child] + wide / math.sqrt(visits[child]) for child in children]
         return children[bounds.index(max(bounds))]
 
 
@@ -94,7 +94,6 @@ class SoftValues:
     Attributes:
         value: v of every node that a rollout went through; 0 for a path that came to no answer.
         visits: rollouts that went through each node, and descents that ended there without a new one.
-        rarity: 1 / sqrt(visits).
         draws: made from each node; whatever lies deeper was drawn from its children.
     """
 
@@ -102,7 +101,6 @@ class SoftValues:
         self.tree, self.sharpness = tree, sharpness
         self.value: list[float] = []
         self.visits: list[int] = []
-        self.rarity: list[float] = []
         self.draws: list[int] = []
         self._counted: list[int] = []
         "of each node's draws, those that are in `draws` of the node above"
@@ -117,7 +115,6 @@ class SoftValues:
                 self._end(node)
                 self.visits[node] = tree.num_draws[node]
             self.visits[tree.parent[node]] += self.visits[node]
-            self.rarity[node] = 1 / math.sqrt(self.visits[node])
         if tree.children[0]:
             self._weigh_children(0)
 
@@ -136,14 +133,12 @@ class SoftValues:
     def visit(self, node: int) -> None:
         for one in [0, *self.tree.path(node)]:
             self.visits[one] += 1
-            self.rarity[one] = 1 / math.sqrt(self.visits[one])
 
     def _make_room(self) -> None:
         """For nodes that came since."""
         new = len(self.tree) - len(self.value)
         self.value += [-math.inf] * new
         self.visits += [0] * new
-        self.rarity += [math.inf] * new
         self.draws += [0] * new
         self._counted += [0] * new
         self._weight += [0.0] * new
